@@ -1,0 +1,348 @@
+/* The ABI shared by the shim (guest), the monitor (host, C) and the runtime (Python).
+ *
+ * Everything that two of them must agree on is defined here, once: system-call slots, exit ports,
+ * start record, vault, trace file, policy table and plan store. Python reads this header through
+ * cffi-compatible declarations (no preprocessor tricks below the PSB_ABI_DECLS line but #define NAME NUMBER).
+ * All structures are little-endian, naturally aligned, without implicit padding.
+ */
+#ifndef PSB_ABI_H
+#define PSB_ABI_H
+
+#define PSB_ABI_VERSION 1
+
+/* Guest addresses end here; the monitor lives above. */
+#define PSB_GUEST_LIMIT 0x500000000000
+
+/* --- Ports: one `out %eax, $port` each, executed at CPL 3 (IOPL 3) or in a CPL 0 stub ----------- */
+#define PSB_PORT_TRAP 0x11  /* a patched `syscall` instruction: E7 11, in place */
+#define PSB_PORT_SHIM 0x12  /* shim, trap entry: registers as at `syscall`, RCX = return address */
+#define PSB_PORT_CONT 0x13  /* shim: the slot was posted, the ring did not serve it; serve it now */
+#define PSB_PORT_SIGCHECK 0x14 /* shim: call complete (RAX = result, RCX = return); deliver signals */
+#define PSB_PORT_RAW 0x22   /* LSTAR stub: an unpatched `syscall` instruction */
+#define PSB_PORT_EXC 0x40   /* exception stubs: port 0x40 + vector (0x40..0x5f) */
+
+/* --- System-call slot: one per guest thread, found through GS base ------------------------------
+ * Guest-writable, so the monitor believes nothing in it beyond "here is a request": it copies the
+ * line once. Line 0 carries a whole request and its answer: one cache-line transfer each way.
+ * `post` = (return address << 8) | state, written last by the guest; the monitor answers by writing
+ * `nr_ret` and then `post` = state PSB_SLOT_DONE (or PSB_SLOT_TRAP). */
+#define PSB_SLOT_SIZE 128
+#define PSB_SLOT_NR_RET 0
+#define PSB_SLOT_ARGS 8
+#define PSB_SLOT_POST 56
+#define PSB_SLOT_ENTRY 64   /* where trampolines jump: shim ring entry, or shim trap entry */
+#define PSB_SLOT_PENDING 72 /* non-zero: a signal waits; the shim leaves through PSB_PORT_SIGCHECK */
+#define PSB_SLOT_IDLE 0
+#define PSB_SLOT_POSTED 1
+#define PSB_SLOT_DONE 2
+#define PSB_SLOT_TRAP 3     /* this call may block or belongs to the thread: continue by PSB_PORT_CONT */
+
+/* --- Verdicts, doors ------------------------------------------------------------------------- */
+#define PSB_DOOR_JUMP 0
+#define PSB_DOOR_TRAP 1
+#define PSB_DOOR_RAW 2
+
+#define PSB_VERDICT_ALLOW 0
+#define PSB_VERDICT_ERRNO 1
+#define PSB_VERDICT_KILL_THREAD 2
+#define PSB_VERDICT_KILL_PROCESS 3
+#define PSB_VERDICT_TRAP 4
+#define PSB_VERDICT_TRACE 5
+#define PSB_VERDICT_LOG 6
+#define PSB_VERDICT_NOTIFY 7
+#define PSB_VERDICT_UNSUPPORTED 8 /* no row in the dispatcher's table: ENOSYS */
+#define PSB_VERDICT_REFUSED 9     /* the monitor's own rules refuse (procfs, ioctl, pin, ...) */
+
+/* --- How a monitor is started ---------------------------------------------------------------
+ * The launcher (first process) or a monitor (guest execve) executes the sealed monitor memfd with
+ * execveat(fd, "", argv, envp, AT_EMPTY_PATH): argv and envp are the guest's own, so that
+ * /proc/PID/cmdline and environ are right by themselves. AT_EXECFN is then "/dev/fd/N" and
+ *     fd N   = the monitor memfd,  fd N+1 = the vault,  fd N+2 = the start record (memfd).
+ * All three are inheritable; none is published to the guest. */
+#define PSB_START_MAGIC 0x3154524154534250 /* "PBSTART1" */
+
+#define PSB_DISPATCH_AUTO 0
+#define PSB_DISPATCH_RING 1 /* the ring server never sleeps while calls may come */
+#define PSB_DISPATCH_EXIT 2 /* no ring server: every call leaves the VM */
+#define PSB_TRACE_RING 0
+#define PSB_TRACE_FULL 1
+#define PSB_TRACE_OFF 2
+#define PSB_PIN_OFF 0
+#define PSB_PIN_LOG 1
+#define PSB_PIN_ENFORCE 2
+
+/* The vault: one end of a SOCK_DGRAM socketpair (the other end closed) whose receive queue holds one
+ * message: a struct psb_vault with the descriptors attached (SCM_RIGHTS), in the order of the roles.
+ * Monitors read it with MSG_PEEK, use what they need and close it: descriptors in flight cannot be
+ * reached through /proc/PID/fd, a socket cannot be reopened there, and nothing is lost by a peek. */
+#define PSB_VAULT_MAGIC 0x31544c5541564250 /* "PBVAULT1" */
+#define PSB_VAULT_MAX 16
+#define PSB_FD_KVM 0        /* /dev/kvm, O_RDWR */
+#define PSB_FD_MONITOR 1    /* sealed memfd with the monitor binary */
+#define PSB_FD_TRACE 2      /* trace file, O_RDWR */
+#define PSB_FD_POLICY 3     /* sealed memfd, struct psb_policy */
+#define PSB_FD_PLAN_INDEX 4 /* memfd, struct psb_plan_index (read-only for monitors) */
+#define PSB_FD_PLAN_STORE 5 /* plan store file, O_RDONLY */
+#define PSB_FD_PROC 6       /* O_PATH directory: root of a procfs of the container's pid namespace */
+#define PSB_FD_HOST_SELF 7  /* O_PATH|O_NOFOLLOW on the host procfs' `thread-self` symlink: tells host pid/tid */
+#define PSB_FD_PLANNER 8    /* SOCK_DGRAM to the planner (optional): requests of struct psb_plan_wanted */
+#define PSB_FD_CTL 9        /* memfd, struct psb_ctl: shared by the container's monitors */
+
+/* PSB_ABI_DECLS */
+
+struct psb_slot {
+	uint64_t nr_ret;
+	uint64_t args[6];
+	uint64_t post;
+	uint64_t entry;
+	uint64_t pending;
+	uint64_t reserved[6];
+};
+
+struct psb_vault {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t nfds;
+	uint32_t role[16]; /* PSB_FD_*, one per descriptor */
+};
+
+/* Start record. Strings are offsets into the record, NUL-terminated. */
+struct psb_start {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t size;        /* of the whole record */
+	uint32_t dispatch;    /* PSB_DISPATCH_* */
+	uint32_t trace;       /* PSB_TRACE_* */
+	uint32_t pin;         /* PSB_PIN_* */
+	uint32_t is_exec;     /* 0: first program of the container (the monitor resolves the path itself);
+	                         1: guest execve (exe_fd is open and checked) */
+	int32_t exe_fd;       /* is_exec: the ELF to load, unpublished; else -1 */
+	int32_t interp_fd;    /* is_exec: its PT_INTERP, unpublished, or -1 */
+	uint32_t path_off;    /* canonical path of the program (for /proc/self/exe) */
+	uint32_t execfn_off;  /* guest's AT_EXECFN */
+	uint64_t stack_limit; /* guest's RLIMIT_STACK soft limit, bytes; ~0 = unlimited */
+	uint64_t seq;         /* next trace sequence number of this process */
+	uint32_t trace_chunk; /* chunk being written (~0: none) */
+	uint32_t nfds;        /* published descriptors */
+	uint32_t fds_off;     /* uint32_t[nfds] */
+	uint32_t reserved;
+	uint64_t exec_tsc;
+};
+
+/* Shared by all monitors of one container; holds no authority, only scheduling hints and counters. */
+struct psb_ctl {
+	uint32_t version;
+	uint32_t ncpus;       /* CPUs the container may use */
+	uint32_t spinners;    /* ring servers now polling */
+	uint32_t reserved;
+	uint64_t exits;       /* totals over finished processes */
+	uint64_t ring_calls;
+	uint64_t trap_calls;
+	uint64_t raw_calls;
+	uint64_t processes;
+};
+
+/* --- Trace file ---------------------------------------------------------------------------------
+ * Page 0: struct psb_trace_header. Then chunks of chunk_size bytes. A process owns one chunk at a time, taken
+ * with an atomic increment of next_chunk (ring: index modulo nchunks, skipping chunks that a live process still writes;
+ * full: the file grows by fallocate). A chunk is a struct psb_trace_chunk followed by records, back to back.
+ * Mode ring recycles the oldest closed chunk; mode full never recycles. */
+#define PSB_TRACE_MAGIC 0x3145434152544250 /* "PBTRACE1" */
+#define PSB_TRACE_HEADER_SIZE 4096
+#define PSB_CHUNK_MAGIC 0x4b4e4843 /* "CHNK" */
+#define PSB_CHUNK_FREE 0
+#define PSB_CHUNK_ACTIVE 1
+#define PSB_CHUNK_CLOSED 2
+
+struct psb_trace_header {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t mode;        /* PSB_TRACE_RING or PSB_TRACE_FULL */
+	uint32_t chunk_size;  /* bytes, multiple of the page size */
+	uint32_t nchunks;     /* ring: fixed; full: chunks allocated so far */
+	uint64_t next_chunk;  /* atomic */
+	uint64_t tsc0;        /* TSC and CLOCK_REALTIME (ns) read together at creation */
+	uint64_t realtime0_ns;
+	uint64_t tsc_khz;     /* 0: unknown, then readers calibrate with tsc1/realtime1_ns */
+	uint64_t tsc1;        /* a second pair, refreshed by monitors when they close a chunk */
+	uint64_t realtime1_ns;
+	uint64_t lost;        /* records that could not be written (ring mode only; full mode refuses the call) */
+	uint8_t id[256];      /* container id, NUL-terminated */
+};
+
+struct psb_trace_chunk {
+	uint32_t magic;
+	uint32_t state;       /* PSB_CHUNK_* */
+	uint64_t ordinal;     /* allocation number: orders chunks of one process */
+	uint32_t host_pid;
+	uint32_t pid;         /* in the container's pid namespace */
+	uint64_t first_seq;
+	uint64_t used;        /* bytes of complete records behind this header; atomic, grows only */
+	uint64_t start_time;  /* process start, TSC: tells two users of one pid apart */
+	uint8_t comm[16];
+};
+
+#define PSB_REC_CALL 1
+#define PSB_REC_MAP 2     /* an executable file mapping: args = {address, length, file offset, dev, ino, 0}; payload: path */
+#define PSB_REC_EXEC 3    /* program start; payload: path; args[0] = entry address */
+#define PSB_REC_SIGNAL 4  /* delivered signal: args = {signo, si_code, si_addr or sender pid, handler, 0, 0} */
+#define PSB_REC_EXIT 5    /* args[0] = wait status */
+#define PSB_REC_FORK 6    /* written by the child first: args = {parent pid, clone flags} */
+
+#define PSB_REC_DONE 1     /* flags: ret is valid */
+#define PSB_REC_NORETURN 2 /* flags: call never returns (exit, execve that succeeded, rt_sigreturn) */
+
+/* Payload items follow the record: struct psb_trace_item, then len bytes, padded to 8. */
+#define PSB_ITEM_STRING 1   /* path or other NUL-free text */
+#define PSB_ITEM_SOCKADDR 2 /* raw struct sockaddr */
+#define PSB_ITEM_BYTES 3
+#define PSB_ITEM_STRV 4     /* strings separated by NUL (argv) */
+
+struct psb_trace_item {
+	uint8_t type;         /* PSB_ITEM_* */
+	uint8_t arg;          /* argument it decodes, 0..5; 255: none */
+	uint16_t len;         /* bytes stored (may be a truncation) */
+	uint32_t full_len;    /* bytes there were */
+};
+
+struct psb_trace_record {
+	uint32_t size;        /* whole record with payload, multiple of 8 */
+	uint8_t kind;         /* PSB_REC_* */
+	uint8_t verdict;      /* PSB_VERDICT_* */
+	uint8_t door;         /* PSB_DOOR_* */
+	uint8_t flags;        /* PSB_REC_DONE, ... ; written last, with release order */
+	uint64_t seq;
+	uint64_t tsc;
+	uint32_t tid;         /* container's view */
+	uint32_t nr;          /* system call number */
+	uint32_t rule;        /* 0: default action; else rule id */
+	uint32_t reserved;
+	uint64_t args[6];
+	int64_t ret;
+	uint64_t site;        /* address of the call instruction (0: unknown) */
+	uint64_t tsc_end;
+};
+
+/* --- Policy table: linux.seccomp, compiled -----------------------------------------------------
+ * blob = struct psb_policy, then nrules struct psb_policy_rule, then nconds struct psb_policy_cond.
+ * For a number: rules [first, first+count) in order, the first whose conditions all hold decides;
+ * none: the default. Numbers >= PSB_POLICY_NRS: the default. */
+#define PSB_POLICY_MAGIC 0x31594c4f50425350 /* "PSBPOLY1" */
+#define PSB_POLICY_NRS 512
+#define PSB_CMP_NE 1
+#define PSB_CMP_LT 2
+#define PSB_CMP_LE 3
+#define PSB_CMP_EQ 4
+#define PSB_CMP_GE 5
+#define PSB_CMP_GT 6
+#define PSB_CMP_MASKED_EQ 7
+
+struct psb_policy_entry {
+	uint32_t first;
+	uint32_t count;
+};
+
+struct psb_policy {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t default_verdict; /* PSB_VERDICT_* */
+	uint32_t default_data;    /* errno for ERRNO, message for TRACE/TRAP */
+	uint32_t nrules;
+	uint32_t nconds;
+	uint32_t flags;
+	struct psb_policy_entry entry[512];
+};
+
+struct psb_policy_rule {
+	uint32_t verdict;
+	uint32_t data;
+	uint32_t id;              /* shown as `rule`: 1-based index of the seccomp.syscalls entry */
+	uint32_t first_cond;
+	uint32_t nconds;
+	uint32_t reserved;
+};
+
+struct psb_policy_cond {
+	uint32_t arg;             /* 0..5 */
+	uint32_t op;              /* PSB_CMP_* */
+	uint64_t mask;            /* MASKED_EQ: (arg & mask) == value; else ~0 */
+	uint64_t value;
+};
+
+/* --- Plan store: rewritten text, shared by all processes ------------------------------------------
+ * A patched *image* of an ELF's executable segments plus its trampolines lies page-aligned in the store file. When a
+ * guest maps such an ELF executable, the monitor maps the image's pages (MAP_PRIVATE) in place of the file's: nothing is
+ * copied or patched at map time, and all processes share the page cache. The image assumes its trampolines at
+ * load base + tramp_vaddr; where that place is taken the file itself is mapped and the raw door serves it.
+ * The index of a container names files by identity (a guest cannot set ctime). */
+#define PSB_PLAN_INDEX_MAGIC 0x31584449504c4250 /* "PBLPIDX1" */
+#define PSB_PLAN_IMAGE_MAGIC 0x31474d49504c4250 /* "PBLPIMG1" */
+#define PSB_PLAN_MAX_SEGS 8
+
+struct psb_plan_key {
+	uint64_t dev;             /* st_dev as the monitor's fstat shows it */
+	uint64_t ino;
+	uint64_t size;
+	uint64_t mtime_ns;
+	uint64_t ctime_ns;
+};
+
+struct psb_plan_index_entry {
+	struct psb_plan_key key;
+	uint64_t store_off;       /* of the image header in the store file; 0: planned, nothing to patch */
+	uint64_t store_len;
+};
+
+/* Entries [0, count) are valid; count is published with release order after the entry is written. */
+struct psb_plan_index {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t capacity;
+	uint64_t count;
+	uint64_t reserved;
+	/* struct psb_plan_index_entry entry[capacity] */
+};
+
+struct psb_plan_seg {
+	uint64_t vaddr;           /* page-aligned p_vaddr of the patched pages */
+	uint64_t file_off;        /* page-aligned file offset they replace */
+	uint64_t len;             /* bytes, page multiple; the last page is zero-filled behind the file's end as mmap does */
+	uint64_t image_off;       /* from the image header, page-aligned */
+};
+
+struct psb_plan_image {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t nsegs;
+	uint8_t sha256[32];       /* of the original file */
+	uint64_t total_len;       /* of the image in the store */
+	uint64_t span;            /* last byte of any PT_LOAD, page-rounded, minus lowest page-rounded p_vaddr */
+	uint64_t base_vaddr;      /* lowest page-rounded p_vaddr */
+	uint64_t tramp_vaddr;     /* p_vaddr-style address of the trampolines (>= base_vaddr + span) */
+	uint64_t tramp_len;       /* page multiple, 0: none */
+	uint64_t tramp_off;       /* from the image header, page-aligned */
+	uint64_t nsites;
+	uint64_t sites_off;       /* from the image header: struct psb_plan_site[nsites], by vaddr */
+	struct psb_plan_seg seg[8];
+};
+
+/* A trampoline: [moved instructions of before], `lea back(%rip),%rcx; jmp *%gs:PSB_SLOT_ENTRY`,
+ * back: `lea site+2,%rcx` [moved instructions of after], `jmp resume`. */
+struct psb_plan_site {
+	uint64_t vaddr;           /* of the syscall instruction */
+	int32_t nr;               /* proven number or -1 */
+	uint8_t door;             /* PSB_DOOR_JUMP or PSB_DOOR_TRAP */
+	uint8_t window_before;    /* bytes of moved instructions in front of the site */
+	uint8_t window_after;     /* bytes of moved instructions behind it */
+	uint8_t reserved;
+	uint32_t tramp;           /* offset of its trampoline in the trampoline area (jump door) */
+	uint32_t tramp_back;      /* offset of `back` from the trampoline's start */
+};
+
+/* Datagram to the planner: an ELF was mapped executable without a plan. The descriptor (O_RDONLY) is attached. */
+struct psb_plan_wanted {
+	uint64_t magic;
+	struct psb_plan_key key;
+};
+
+#endif
