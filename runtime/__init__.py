@@ -1,0 +1,1 @@
+"""The sandbox: command line, launcher, rewriter, policy and trace."""
