@@ -57,10 +57,6 @@ build/dev/pysandbox/%:
 rootfs: $(STAMP)/venv | $(STAMP)/system-test
 	@$(PYTHON) hack/rootfs.py busybox debian
 
-build/rootfs/busybox/.complete: hack/rootfs.py $(STAMP)/venv
-	@hack/system-packages build
-	@$(PYTHON) hack/rootfs.py busybox
-
 # --- Checks -------------------------------------------------------------------------------------------------------
 # Where /dev/kvm is missing, tests/conftest.py sends the tests marked `kvm` to an emulated machine (hack/svm).
 test: build rootfs
