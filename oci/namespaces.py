@@ -1,0 +1,161 @@
+"""Namespaces: which are made, which are joined, and when (config-linux.md, "Namespaces").
+
+A pid or time namespace takes effect for *children* of the caller, so the launcher enters those around its fork
+(`for_children`), and the container process enters the others itself (`enter`). That way the container's init is a direct
+child of the launcher: one fork, no intermediate process, no subreaper needed to learn its exit status.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pysandbox.oci._struct import Struct
+from pysandbox.oci.errors import ConfigError, ResourceError, UnsupportedError, from_os_error
+from pysandbox.runtime import native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pysandbox.oci.spec import Spec
+
+# Type in config.json -> (flag, name under /proc/PID/ns). The order is that of joining.
+KINDS = {
+    "user": (native.CLONE_NEWUSER, "user"),
+    "ipc": (native.CLONE_NEWIPC, "ipc"),
+    "uts": (native.CLONE_NEWUTS, "uts"),
+    "network": (native.CLONE_NEWNET, "net"),
+    "pid": (native.CLONE_NEWPID, "pid"),
+    "mount": (native.CLONE_NEWNS, "mnt"),
+    "cgroup": (native.CLONE_NEWCGROUP, "cgroup"),
+    "time": (native.CLONE_NEWTIME, "time"),
+}
+_FOR_CHILDREN = ("pid", "time")
+_NS_GET_NSTYPE = 0xB703
+
+
+class Namespaces(Struct):
+    """What to do. `new`: types to make; `join`: type -> descriptor of the namespace to enter."""
+
+    new: frozenset[str]
+    join: dict[str, int]
+
+    def private(self, kind: str) -> bool:
+        """True when the container does not live in the launcher's own namespace of this type."""
+        return kind in self.new or kind in self.join
+
+
+def open_namespaces(spec: Spec) -> Namespaces:
+    """Opens and checks the namespaces given by path. Must run before any is entered: paths may be /proc/PID/ns/X."""
+    import fcntl
+
+    new: set[str] = set()
+    join: dict[str, int] = {}
+    for number, ns in enumerate(spec.linux.namespaces):
+        if ns.type not in KINDS:
+            raise ConfigError(f"unknown namespace type {ns.type!r}", pointer=f"/linux/namespaces/{number}/type")
+        if ns.type == "user":
+            raise UnsupportedError("user namespaces are not supported yet (config.json: /linux/namespaces)")
+        if not ns.path:
+            new.add(ns.type)
+            continue
+        flag = KINDS[ns.type][0]
+        try:
+            fd = os.open(ns.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise from_os_error(f"open namespace {ns.path}", error) from None
+        try:
+            found = fcntl.ioctl(fd, _NS_GET_NSTYPE) if stat.S_ISREG(os.fstat(fd).st_mode) else 0
+        except OSError:
+            found = 0
+        if found != flag:
+            os.close(fd)
+            raise ConfigError(f"{ns.path} is not a namespace of type {ns.type}", pointer=f"/linux/namespaces/{number}/path")
+        join[ns.type] = fd
+    return Namespaces(new=frozenset(new), join=join)
+
+
+class for_children:
+    """Context: processes forked inside it are born into the container's pid and time namespaces.
+
+    The launcher itself never leaves its own, and its later children (planner, hooks) are born in its own again.
+    """
+
+    def __init__(self, namespaces: Namespaces, spec: Spec) -> None:
+        self._plan = namespaces
+        self._spec = spec
+        self._home: list[tuple[int, int]] = []
+
+    def __enter__(self) -> None:
+        for kind in _FOR_CHILDREN:
+            if not self._plan.private(kind):
+                continue
+            flag, name = KINDS[kind]
+            self._home.append((os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), flag))
+            try:
+                if kind in self._plan.join:
+                    native.setns(self._plan.join[kind], flag)
+                else:
+                    native.unshare(flag)
+            except OSError as error:
+                raise from_os_error(f"enter {kind} namespace", error) from None
+            if kind == "time" and kind in self._plan.new:
+                _write_time_offsets(self._spec)
+
+    def __exit__(self, *_exc: object) -> None:
+        for fd, flag in self._home:
+            # Entering one's own namespace again only resets what children get.
+            native.setns(fd, flag)
+            os.close(fd)
+
+
+def _write_time_offsets(spec: Spec) -> None:
+    for clock, offset in (spec.linux.time_offsets or {}).items():
+        try:
+            with open("/proc/self/timens_offsets", "w") as out:
+                out.write(f"{clock} {offset.secs} {offset.nanosecs}\n")
+        except OSError as error:
+            raise from_os_error(f"set time offset of {clock}", error) from None
+
+
+def enter(namespaces: Namespaces) -> None:
+    """Joins and makes all but the pid and time namespaces, in the calling process.
+
+    A cgroup namespace is rooted where the caller is: the process must be in its cgroup by now.
+    """
+    for kind, fd in sorted(namespaces.join.items(), key=lambda item: list(KINDS).index(item[0])):
+        if kind in _FOR_CHILDREN:
+            continue
+        try:
+            native.setns(fd, KINDS[kind][0])
+        except OSError as error:
+            raise from_os_error(f"join {kind} namespace", error) from None
+    flags = 0
+    for kind in namespaces.new:
+        if kind not in _FOR_CHILDREN:
+            flags |= KINDS[kind][0]
+    if flags:
+        try:
+            native.unshare(flags)
+        except OSError as error:
+            raise from_os_error(f"unshare namespaces ({', '.join(sorted(namespaces.new))})", error) from None
+    if "network" in namespaces.new:
+        raise_loopback()
+
+
+def raise_loopback() -> None:
+    """Brings `lo` up in the network namespace just made.
+
+    By ioctl: importing pyroute2 costs more time than the rest of a container start together, for this one flag.
+    """
+    import fcntl
+    from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, socket
+    from struct import pack
+
+    siocsifflags, iff_up_running = 0x8914, 0x41
+    sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC)
+    try:
+        fcntl.ioctl(sock.fileno(), siocsifflags, pack("16sH22x", b"lo", iff_up_running))
+    except OSError as error:
+        raise from_os_error("bring loopback up", error, ResourceError) from None
+    finally:
+        sock.close()
