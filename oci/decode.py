@@ -32,7 +32,11 @@ def process(o: Mapping[str, Any]) -> s.Process:
     """The `process` object, and process.json of `exec`."""
     get = o.get
     size, caps, sched, io, affinity = (
-        get("consoleSize"), get("capabilities"), get("scheduler"), get("ioPriority"), get("execCPUAffinity"),
+        get("consoleSize"),
+        get("capabilities"),
+        get("scheduler"),
+        get("ioPriority"),
+        get("execCPUAffinity"),
     )
     return s.Process(
         args=tuple(o["args"]),
@@ -128,9 +132,7 @@ def _scheduler(o: Mapping[str, Any]) -> s.Scheduler:
 
 
 def _mappings(entries: Sequence[Mapping[str, Any]]) -> tuple[s.IDMapping, ...]:
-    return tuple(
-        [s.IDMapping(container_id=m["containerID"], host_id=m["hostID"], size=m["size"]) for m in entries]
-    )
+    return tuple([s.IDMapping(container_id=m["containerID"], host_id=m["hostID"], size=m["size"]) for m in entries])
 
 
 def _mount(o: Mapping[str, Any]) -> s.Mount:
@@ -216,9 +218,7 @@ def _cpu(o: Mapping[str, Any]) -> s.CPU:
 
 def _block_io(o: Mapping[str, Any]) -> s.BlockIO:
     def throttle(name: str) -> tuple[s.ThrottleDevice, ...]:
-        return tuple(
-            [s.ThrottleDevice(major=d["major"], minor=d["minor"], rate=d["rate"]) for d in o.get(name, _NONE)]
-        )
+        return tuple([s.ThrottleDevice(major=d["major"], minor=d["minor"], rate=d["rate"]) for d in o.get(name, _NONE)])
 
     return s.BlockIO(
         weight=o.get("weight"),
@@ -244,7 +244,12 @@ def _block_io(o: Mapping[str, Any]) -> s.BlockIO:
 def _linux(o: Mapping[str, Any]) -> s.Linux:
     get = o.get
     res, net, sec, rdt, person, offsets = (
-        get("resources"), get("netDevices"), get("seccomp"), get("intelRdt"), get("personality"), get("timeOffsets"),
+        get("resources"),
+        get("netDevices"),
+        get("seccomp"),
+        get("intelRdt"),
+        get("personality"),
+        get("timeOffsets"),
     )
     return s.Linux(
         uid_mappings=_mappings(get("uidMappings", _NONE)),
@@ -261,9 +266,7 @@ def _linux(o: Mapping[str, Any]) -> s.Linux:
         readonly_paths=tuple(get("readonlyPaths", _NONE)),
         mount_label=get("mountLabel", ""),
         intel_rdt=_intel_rdt(rdt) if rdt is not None else None,
-        personality=s.Personality(domain=person["domain"], flags=tuple(person.get("flags", _NONE)))
-        if person
-        else None,
+        personality=s.Personality(domain=person["domain"], flags=tuple(person.get("flags", _NONE))) if person else None,
         time_offsets={
             clock: s.TimeOffset(secs=offsets[clock].get("secs", 0), nanosecs=offsets[clock].get("nanosecs", 0))
             for clock in ("monotonic", "boottime")
@@ -302,9 +305,7 @@ def _seccomp(o: Mapping[str, Any]) -> s.Seccomp:
                     errno_ret=r.get("errnoRet"),
                     args=tuple(
                         [
-                            s.SeccompArg(
-                                index=a["index"], value=a["value"], op=a["op"], value_two=a.get("valueTwo", 0)
-                            )
+                            s.SeccompArg(index=a["index"], value=a["value"], op=a["op"], value_two=a.get("valueTwo", 0))
                             for a in r.get("args", _NONE)
                         ]
                     ),

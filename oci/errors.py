@@ -124,9 +124,7 @@ def host_reason(errno: int | None) -> str:
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
-def from_os_error(
-    what: str, error: OSError, kind: type[Error] = ResourceError
-) -> Error:
+def from_os_error(what: str, error: OSError, kind: type[Error] = ResourceError) -> Error:
     """An `OSError` met while doing `what` ("mount /proc", "open /x"), as one of ours: `what: reason`.
 
     `kind` is a class whose constructor has `Error`'s signature.

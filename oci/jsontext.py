@@ -153,6 +153,23 @@ def _explain(text: str, document: str, error: BaseException | None) -> ConfigErr
     return ConfigError(f"not JSON: {error or 'data after the object'}", document=document)
 
 
+def dump(value: Any) -> str:
+    """Compact JSON on one line, without importing `json`. Keys must be strings."""
+    try:
+        from _json import encode_basestring_ascii, make_encoder
+    except ImportError:  # not CPython
+        import json
+
+        return json.dumps(value, separators=(",", ":"))
+    # Arguments: markers (for cycles), default, encoder, indent, separators, sort_keys, skipkeys, allow_nan.
+    encode = make_encoder({}, _cannot, encode_basestring_ascii, None, ":", ",", False, False, False)
+    return "".join(encode(value, 0))
+
+
+def _cannot(value: object) -> Any:
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
 def _check_characters(value: Any, pointer: str, document: str) -> None:
     if isinstance(value, str):
         for c in value:

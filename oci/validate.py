@@ -18,32 +18,25 @@ if TYPE_CHECKING:
 
     from pysandbox.oci.spec import Capabilities, Hooks, IDMapping, Linux, Process, Spec
 
-CAPABILITIES = frozenset(
-    "CAP_" + name
-    for name in (
-        "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
-        "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT "
-        "SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE "
-        "AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ "
-        "PERFMON BPF CHECKPOINT_RESTORE"
-    ).split()
-)
+_CAPABILITY_NAMES = """
+    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
+    SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE
+    MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
+"""
+_RLIMIT_NAMES = "AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK"
+_IPC_NAMES = "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced"
+
+CAPABILITIES = frozenset(["CAP_" + name for name in _CAPABILITY_NAMES.split()])
 """capabilities(7), all 41 of Linux 5.9 and later."""
 
-RLIMITS = frozenset(
-    "RLIMIT_" + name
-    for name in (
-        "AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK"
-    ).split()
-)
+RLIMITS = frozenset(["RLIMIT_" + name for name in _RLIMIT_NAMES.split()])
 """getrlimit(2)."""
 
 NAMESPACES = frozenset(("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"))
 """config-linux.md, "Namespaces"."""
 
-_IPC_SYSCTLS = frozenset(
-    "kernel." + name for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split()
-)
+_IPC_SYSCTLS = frozenset(["kernel." + name for name in _IPC_NAMES.split()])
 
 
 # --- shape --------------------------------------------------------------------------------------------------
@@ -292,9 +285,7 @@ def _linux(linux: Linux) -> None:
     if not seccomp.listener_path:
         for i, rule_ in enumerate(seccomp.syscalls):
             if rule_.action == "SCMP_ACT_NOTIFY":
-                raise ConfigError(
-                    "SCMP_ACT_NOTIFY needs listenerPath", pointer=f"/linux/seccomp/syscalls/{i}/action"
-                )
+                raise ConfigError("SCMP_ACT_NOTIFY needs listenerPath", pointer=f"/linux/seccomp/syscalls/{i}/action")
 
 
 def sysctl_path(name: str) -> str:

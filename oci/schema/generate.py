@@ -46,9 +46,7 @@ class _Slim(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self.generic_visit(node)
         node.name = self._short(node.name)
-        node.args = ast.arguments(
-            posonlyargs=[], args=[ast.arg("data")], kwonlyargs=[], kw_defaults=[], defaults=[]
-        )
+        node.args = ast.arguments(posonlyargs=[], args=[ast.arg("data")], kwonlyargs=[], kw_defaults=[], defaults=[])
         return node
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
