@@ -257,9 +257,15 @@ class _Analysis:
             elif bounds[0] not in owner:
                 bodies[bounds[0]] = self._body(bounds[0], owner, set())
         text = sum(len(code) for _, code in self.text)
-        # Where unwind tables describe most of the text, what they leave out is not compiled code: not worth seconds.
+        # Where unwind tables describe most of the text, what they leave out is not compiled: not worth seconds.
         if loose and text <= REACH_LIMIT and sum(f.end - f.start for f in self.functions.fdes) < text // 2:
             self._reach_all(owner, bodies)
+        starts = sorted(self.functions.starts)
+        for addr in loose:
+            # Assembly ends its FDE early where unwinding must stop (clone), and runs on.
+            i = bisect_right(starts, addr) - 1
+            if i >= 0 and starts[i] not in owner and addr - starts[i] < 4096:
+                bodies[starts[i]] = self._body(starts[i], owner, set())
         out: dict[int, _Flow] = {}
         for addr in candidates:
             start = owner.get(addr)
