@@ -24,8 +24,9 @@
 /* --- System-call slot: one per guest thread, found through GS base ------------------------------
  * Guest-writable, so the monitor believes nothing in it beyond "here is a request": it copies the
  * line once. Line 0 carries a whole request and its answer: one cache-line transfer each way.
- * `post` = (return address << 8) | state, written last by the guest; the monitor answers by writing
- * `nr_ret` and then `post` = state PSB_SLOT_DONE (or PSB_SLOT_TRAP). */
+ * `post` = byte-swapped return address, whose free low byte holds the state (bswap and mov leave the flags alone, as
+ * `syscall` does); written last by the guest. The monitor answers by writing `nr_ret` and then `post` = PSB_SLOT_DONE
+ * (or PSB_SLOT_TRAP). */
 #define PSB_SLOT_SIZE 128
 #define PSB_SLOT_NR_RET 0
 #define PSB_SLOT_ARGS 8
@@ -88,6 +89,8 @@
 #define PSB_FD_PLANNER 8    /* SOCK_DGRAM to the planner (optional): requests of struct psb_plan_wanted */
 #define PSB_FD_CTL 9        /* memfd, struct psb_ctl: shared by the container's monitors */
 
+#ifndef __ASSEMBLER__
+#include <stdint.h>
 /* PSB_ABI_DECLS */
 
 struct psb_slot {
@@ -344,5 +347,7 @@ struct psb_plan_wanted {
 	uint64_t magic;
 	struct psb_plan_key key;
 };
+
+#endif /* __ASSEMBLER__ */
 
 #endif

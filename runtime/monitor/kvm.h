@@ -1,0 +1,60 @@
+/* KVM backend: one VM per guest address space, one vCPU per guest thread. Everything that knows ioctls and x86 system
+ * state is in kvm.c; the rest of the monitor sees registers and exits. */
+#ifndef PSB_KVM_H
+#define PSB_KVM_H
+
+#include "monitor.h"
+
+#define VCPU_MAX 512
+#define SYS_GPA 0ul
+#define SYS_SIZE (64ul << 20)  /* page tables, descriptor tables, TSSs: guest-physical 0 */
+#define CHUNK_SIZE (64ul << 20)
+#define SYS_VA 0xffff800000000000ul /* where supervisor-only pages are mapped */
+
+/* Fixed pages in the system area. */
+#define SYS_PML4 0x1000ul
+#define SYS_GDT 0x2000ul
+#define SYS_IDT 0x3000ul
+#define SYS_STUBS 0x4000ul
+#define SYS_FIRST_FREE 0x5000ul
+
+struct vcpu {
+	int fd;                /* -1: not created */
+	bool in_use;
+	u64 tss, stack;        /* system-area offsets, 0: not made yet; survive vm_forget */
+	struct kvm_run *run;
+};
+
+struct vm {
+	int fd;
+	u8 *sys;               /* SYS_SIZE bytes, host address of guest-physical 0 */
+	u64 sys_used;
+	u64 stub_va;           /* guest address of the LSTAR stub (shim_raw) */
+	u32 nchunks;
+	struct lock lock;
+	struct vcpu vcpu[VCPU_MAX];
+};
+
+/* Creates the VM with its system slot. The system area must exist (vm_init_system). 0 or -errno. */
+long vm_create(struct vm *vm, int kvm_fd);
+/* Allocates and fills the system area: descriptor tables, exception stubs, empty top-level page table. */
+long vm_init_system(struct vm *vm);
+/* A forked child: same memory, no VM yet. Forgets the inherited descriptors (closing them). */
+void vm_forget(struct vm *vm);
+/* Adds the memory slot of chunk number `index` (guest-physical (1 + index) * CHUNK_SIZE) at host address va. */
+long vm_add_chunk(struct vm *vm, u32 index, u64 va);
+/* Zeroed page in the system area: its offset, or 0 when full. */
+u64 vm_sys_page(struct vm *vm);
+/* Takes a vCPU for the thread, creating one if none is idle. 0 or -errno. */
+long vcpu_attach(struct vm *vm, struct thread *t);
+void vcpu_release(struct vm *vm, struct thread *t);
+/* Loads the initial user state: RIP, RSP, FS base; GS base = slot. */
+void vcpu_set_user(struct thread *t, u64 rip, u64 rsp, u64 fs);
+/* Address of the `out` instruction of the last exit (two bytes). */
+u64 vcpu_out_site(struct thread *t);
+/* After a syscall/exception stub ran at CPL 0: back to user segments. */
+void vcpu_to_user(struct thread *t);
+/* Enter the guest; 0 on an exit to look at, -EINTR, or another -errno. */
+long vcpu_run(struct thread *t);
+
+#endif

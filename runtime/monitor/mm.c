@@ -1,0 +1,633 @@
+/* Guest address space. Invariants:
+ *  - a guest PTE never grants more than the region does, and a region lies wholly below PSB_GUEST_LIMIT;
+ *  - rights are taken away first in the PTE, then on the host (whose MMU notifier makes KVM forget its own copy of the
+ *    translation), and given first on the host, then in the PTE;
+ *  - a page-table page, once linked, keeps its place: KVM's shadow of it then never describes another range;
+ *  - GPA = f(VA) through the chunk table, so a stale table could only name the same memory. */
+#include "mm.h"
+#include "kvm.h"
+
+#define PTE_P 1ull
+#define PTE_W 2ull
+#define PTE_U 4ull
+#define PTE_A 0x20ull
+#define PTE_D 0x40ull
+#define PTE_NX (1ull << 63)
+#define PTE_ADDR 0xffffffffff000ull
+#define TABLE_SPAN (512 * PAGE)
+#define EAGER_LIMIT (20ul << 20) /* larger regions get their PTEs on the first touch, 2 MiB at a time */
+#define MAX_FILES 4096
+
+static u64 random_u64(void)
+{
+	u64 r = 0;
+	if (host_call(__NR_getrandom, &r, sizeof r, 0) != sizeof r)
+		fatal("getrandom failed");
+	return r;
+}
+
+/* --- page tables ---------------------------------------------------------------------------------- */
+
+/* The PTE of va, making tables when `make`; NULL when absent (or no room). */
+static u64 *walk(struct mm *mm, u64 va, bool make)
+{
+	u64 *table = (u64 *)(mm->vm->sys + SYS_PML4);
+	for (int level = 3; level > 0; level--) {
+		u64 *e = &table[(va >> (12 + 9 * level)) & 511];
+		if (!(*e & PTE_P)) {
+			if (!make)
+				return NULL;
+			u64 p = vm_sys_page(mm->vm);
+			if (!p)
+				return NULL;
+			*(volatile u64 *)e = p | 0x67;
+		}
+		table = (u64 *)(mm->vm->sys + (*e & PTE_ADDR));
+	}
+	return &table[(va >> 12) & 511];
+}
+
+static u64 chunk_gpa(struct mm *mm, u64 va)
+{
+	u32 n = mm->chunk_of[va / CHUNK_SIZE];
+	if (!n) {
+		if (mm->nchunks == mm->max_chunks)
+			return 0;
+		long r = vm_add_chunk(mm->vm, mm->nchunks, ROUND_DOWN(va, CHUNK_SIZE));
+		if (r) {
+			log_line("memory slot: error %d", (int)-r);
+			return 0;
+		}
+		mm->chunk_va[mm->nchunks] = ROUND_DOWN(va, CHUNK_SIZE);
+		n = ++mm->nchunks;
+		mm->chunk_of[va / CHUNK_SIZE] = n;
+	}
+	return (u64)n * CHUNK_SIZE + (va & (CHUNK_SIZE - 1));
+}
+
+static u64 pte_bits(u32 prot)
+{
+	if (!(prot & (PROT_READ | PROT_WRITE | PROT_EXEC)))
+		return 0;
+	return PTE_P | PTE_U | PTE_A | (prot & PROT_WRITE ? PTE_W | PTE_D : 0) | (prot & PROT_EXEC ? 0 : PTE_NX);
+}
+
+/* Sets the PTEs of [start, end). False when page-table or slot room is used up. */
+static bool populate(struct mm *mm, u64 start, u64 end, u32 prot)
+{
+	u64 bits = pte_bits(prot);
+	for (u64 va = start; va < end;) {
+		u64 stop = ROUND_DOWN(va, TABLE_SPAN) + TABLE_SPAN;
+		if (stop > end)
+			stop = end;
+		u64 *pte = walk(mm, va, bits != 0);
+		if (!pte) {
+			if (bits)
+				return false;
+			va = stop;
+			continue;
+		}
+		u64 gpa = bits ? chunk_gpa(mm, va) : 0;
+		if (bits && !gpa)
+			return false;
+		for (; va < stop; va += PAGE, gpa += PAGE)
+			*(volatile u64 *)pte++ = bits ? gpa | bits : 0;
+	}
+	return true;
+}
+
+/* Takes away every right not in prot from PTEs that exist. Returns true when execute was taken from one. */
+static bool restrict_ptes(struct mm *mm, u64 start, u64 end, u32 prot)
+{
+	u64 bits = pte_bits(prot);
+	bool lost_exec = false;
+	for (u64 va = start; va < end;) {
+		u64 stop = ROUND_DOWN(va, TABLE_SPAN) + TABLE_SPAN;
+		if (stop > end)
+			stop = end;
+		u64 *pte = walk(mm, va, false);
+		for (; pte && va < stop; va += PAGE, pte++) {
+			u64 e = *pte;
+			if (!(e & PTE_P))
+				continue;
+			if (!bits) {
+				*(volatile u64 *)pte = 0;
+				continue;
+			}
+			lost_exec |= !(e & PTE_NX) && bits & PTE_NX;
+			*(volatile u64 *)pte = (e & ~(PTE_W | PTE_D)) | (e & bits & (PTE_W | PTE_D)) | (bits & PTE_NX);
+		}
+		va = stop;
+	}
+	return lost_exec;
+}
+
+/* --- regions ---------------------------------------------------------------------------------------- */
+
+/* Index of the first region that ends behind va. */
+static u32 lower(struct mm *mm, u64 va)
+{
+	u32 lo = 0, hi = mm->nregions;
+	while (lo < hi) {
+		u32 mid = (lo + hi) / 2;
+		if (mm->region[mid].end <= va)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+const struct region *mm_find(struct mm *mm, u64 va)
+{
+	u32 i = lower(mm, va);
+	return i < mm->nregions && mm->region[i].start <= va ? &mm->region[i] : NULL;
+}
+
+bool mm_is_free(struct mm *mm, u64 addr, u64 len)
+{
+	u32 i = lower(mm, addr);
+	return i == mm->nregions || mm->region[i].start >= addr + len;
+}
+
+static long grow_regions(struct mm *mm)
+{
+	u32 room = mm->room ? mm->room * 2 : 256;
+	struct region *r = host_alloc(room * sizeof *r);
+	if (!r)
+		return -ENOMEM;
+	memcpy(r, mm->region, mm->nregions * sizeof *r);
+	host_free(mm->region, mm->room * sizeof *r);
+	mm->region = r;
+	mm->room = room;
+	return 0;
+}
+
+static void insert_at(struct mm *mm, u32 i, struct region r)
+{
+	memmove(&mm->region[i + 1], &mm->region[i], (mm->nregions - i) * sizeof r);
+	mm->region[i] = r;
+	mm->nregions++;
+}
+
+static void delete_at(struct mm *mm, u32 i, u32 n)
+{
+	memmove(&mm->region[i], &mm->region[i + n], (mm->nregions - i - n) * sizeof *mm->region);
+	mm->nregions -= n;
+}
+
+/* Makes va a region boundary. Needs room for one more region. */
+static void split(struct mm *mm, u64 va)
+{
+	u32 i = lower(mm, va);
+	if (i == mm->nregions || mm->region[i].start >= va)
+		return;
+	struct region head = mm->region[i];
+	head.end = va;
+	mm->region[i].offset += va - mm->region[i].start;
+	mm->region[i].start = va;
+	insert_at(mm, i, head);
+}
+
+/* Room for the splits and insertions of one operation. */
+static long ensure_room(struct mm *mm)
+{
+	return mm->nregions + 4 > mm->room ? grow_regions(mm) : 0;
+}
+
+static bool mergeable(const struct region *a, const struct region *b)
+{
+	return a->end == b->start && a->prot == b->prot && a->flags == b->flags && a->file == b->file && !(a->flags & REGION_SHM) &&
+	       (!a->file || a->offset + (a->end - a->start) == b->offset);
+}
+
+static void merge_around(struct mm *mm, u32 i)
+{
+	if (i + 1 < mm->nregions && mergeable(&mm->region[i], &mm->region[i + 1])) {
+		mm->region[i].end = mm->region[i + 1].end;
+		delete_at(mm, i + 1, 1);
+	}
+	if (i > 0 && mergeable(&mm->region[i - 1], &mm->region[i])) {
+		mm->region[i - 1].end = mm->region[i].end;
+		delete_at(mm, i, 1);
+	}
+}
+
+/* Forgets the regions in [start, end). */
+static void forget(struct mm *mm, u64 start, u64 end)
+{
+	split(mm, start);
+	split(mm, end);
+	u32 i = lower(mm, start), n = 0;
+	while (i + n < mm->nregions && mm->region[i + n].start < end)
+		n++;
+	if (n)
+		delete_at(mm, i, n);
+}
+
+static bool touches_hidden(struct mm *mm, u64 start, u64 end)
+{
+	for (u32 i = lower(mm, start); i < mm->nregions && mm->region[i].start < end; i++)
+		if (mm->region[i].flags & REGION_HIDDEN)
+			return true;
+	return false;
+}
+
+long mm_insert(struct mm *mm, struct region r)
+{
+	long e = ensure_room(mm);
+	if (e)
+		return e;
+	forget(mm, r.start, r.end);
+	u32 i = lower(mm, r.start);
+	insert_at(mm, i, r);
+	bool eager = r.end - r.start <= EAGER_LIMIT;
+	merge_around(mm, i);
+	if (eager && !populate(mm, r.start, r.end, r.prot))
+		return -ENOMEM;
+	return 0;
+}
+
+/* Highest gap of len bytes in [low, high), or 0. */
+u64 mm_find_gap(struct mm *mm, u64 len, u64 low, u64 high)
+{
+	u32 i = lower(mm, high - 1); /* first region ending at or behind high */
+	u64 top = high;
+	if (i < mm->nregions && mm->region[i].start < top)
+		top = mm->region[i].start;
+	for (;;) {
+		u64 bottom = i > 0 ? mm->region[i - 1].end : 0;
+		if (bottom < low)
+			bottom = low;
+		if (top > bottom && top - bottom >= len)
+			return top - len;
+		if (i == 0 || mm->region[i - 1].start <= low)
+			return 0;
+		i--;
+		top = mm->region[i].start;
+	}
+}
+
+/* --- operations --------------------------------------------------------------------------------------- */
+
+static u32 host_prot(u32 prot)
+{
+	u32 p = prot & (PROT_READ | PROT_WRITE);
+	return prot & (PROT_WRITE | PROT_EXEC) ? p | PROT_READ : p;
+}
+
+static u64 choose_address(struct mm *mm, u64 hint, u64 len, u32 flags)
+{
+	u64 align = PAGE;
+	if (flags & MAP_HUGETLB) {
+		u32 log2 = flags >> 26 & 63;
+		align = log2 ? 1ul << log2 : 2ul << 20;
+	}
+	if (flags & MAP_32BIT)
+		return mm_find_gap(mm, len, 0x40000000, 0x80000000);
+	hint = ROUND_DOWN(hint, PAGE);
+	if (hint >= 0x10000 && hint + len <= PSB_GUEST_LIMIT && hint % align == 0 && mm_is_free(mm, hint, len))
+		return hint;
+	u64 extra = align - PAGE;
+	u64 a = mm_find_gap(mm, len + extra, 0x10000000, mm->mmap_top);
+	if (!a) /* below the mmap area is full: anywhere */
+		a = mm_find_gap(mm, len + extra, 0x10000, PSB_GUEST_LIMIT);
+	return ROUND_UP(a, align);
+}
+
+long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset)
+{
+	if (!len || len > PSB_GUEST_LIMIT || offset % PAGE)
+		return len > PSB_GUEST_LIMIT ? -ENOMEM : -EINVAL;
+	len = ROUND_UP(len, PAGE);
+	if (flags & MAP_HUGETLB && fd < 0) {
+		u32 log2 = flags >> 26 & 63;
+		len = ROUND_UP(len, log2 ? 1ul << log2 : 2ul << 20);
+	}
+	bool fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
+	if (fixed && (addr % PAGE))
+		return -EINVAL;
+	if (fixed && (addr > PSB_GUEST_LIMIT || len > PSB_GUEST_LIMIT - addr))
+		return -ENOMEM;
+	lock_acquire(&mm->lock);
+	long r = ensure_room(mm);
+	if (r)
+		goto out;
+	if (!fixed) {
+		addr = choose_address(mm, addr, len, flags);
+		if (!addr) {
+			r = -ENOMEM;
+			goto out;
+		}
+	} else if (touches_hidden(mm, addr, addr + len)) {
+		r = flags & MAP_FIXED_NOREPLACE ? -EEXIST : -ENOMEM;
+		goto out;
+	}
+	if (flags & MAP_FIXED_NOREPLACE && !mm_is_free(mm, addr, len)) {
+		r = -EEXIST;
+		goto out;
+	}
+	if (fixed) /* what was there is taken away first; on failure it is put back by the fault handler */
+		populate(mm, addr, addr + len, 0);
+	u32 hflags = (flags & ~(u32)(MAP_32BIT | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE)) | MAP_FIXED;
+	r = host_call(__NR_mmap, addr, len, host_prot(prot), hflags, fd, offset);
+	if (IS_ERR(r))
+		goto out;
+	long e = mm_insert(mm, (struct region){.start = addr, .end = addr + len, .prot = (u8)(prot & 7)});
+	if (e) {
+		host_call(__NR_munmap, addr, len);
+		forget(mm, addr, addr + len);
+		populate(mm, addr, addr + len, 0);
+		r = e;
+	}
+out:
+	lock_release(&mm->lock);
+	return r;
+}
+
+long mm_unmap(struct mm *mm, u64 addr, u64 len)
+{
+	if (addr % PAGE || !len || addr > PSB_GUEST_LIMIT || len > PSB_GUEST_LIMIT - addr)
+		return -EINVAL;
+	len = ROUND_UP(len, PAGE);
+	lock_acquire(&mm->lock);
+	long r = ensure_room(mm);
+	if (!r && touches_hidden(mm, addr, addr + len))
+		r = -EINVAL;
+	if (!r) {
+		populate(mm, addr, addr + len, 0);
+		r = host_call(__NR_munmap, addr, len);
+		if (!r)
+			forget(mm, addr, addr + len);
+	}
+	lock_release(&mm->lock);
+	return r;
+}
+
+long mm_protect(struct mm *mm, u64 addr, u64 len, u32 prot)
+{
+	if (addr % PAGE)
+		return -EINVAL;
+	len = ROUND_UP(len, PAGE);
+	if (!len)
+		return 0;
+	if (addr > PSB_GUEST_LIMIT || len > PSB_GUEST_LIMIT - addr)
+		return -ENOMEM;
+	if (prot & ~7u) /* PROT_GROWSDOWN and the like: not for memory that does not grow */
+		return -EINVAL;
+	u64 end = addr + len;
+	lock_acquire(&mm->lock);
+	long r = ensure_room(mm);
+	if (!r && touches_hidden(mm, addr, end))
+		r = -EACCES;
+	if (r)
+		goto out;
+	bool lost_exec = restrict_ptes(mm, addr, end, prot);
+	if (lost_exec) /* the host mapping does not change with PROT_EXEC: make KVM forget the page all the same */
+		host_call(__NR_mprotect, addr, len, 0);
+	r = host_call(__NR_mprotect, addr, len, host_prot(prot));
+	if (r) /* part of it may have changed: the fault handler settles page by page from the regions, which stay */
+		goto out;
+	split(mm, addr);
+	split(mm, end);
+	for (u32 i = lower(mm, addr); i < mm->nregions && mm->region[i].start < end; i++) {
+		struct region *g = &mm->region[i];
+		g->prot = (u8)prot;
+		if (g->end - g->start <= EAGER_LIMIT && !populate(mm, g->start, g->end, prot))
+			r = -ENOMEM;
+	}
+	u32 first = lower(mm, addr);
+	if (first < mm->nregions)
+		merge_around(mm, first);
+	u32 last = lower(mm, end - 1);
+	if (last < mm->nregions && last != first)
+		merge_around(mm, last);
+out:
+	lock_release(&mm->lock);
+	return r;
+}
+
+/* Moves or resizes one mapping. The host decides what is allowed (one VMA, permissions); regions and PTEs follow. */
+long mm_remap(struct mm *mm, u64 old, u64 old_len, u64 new_len, u32 flags, u64 new_addr)
+{
+	enum { MAYMOVE = 1, FIXED = 2, DONTUNMAP = 4 };
+	if (old % PAGE || !new_len || flags & ~7u || (flags & (FIXED | DONTUNMAP) && !(flags & MAYMOVE)))
+		return -EINVAL;
+	if (old > PSB_GUEST_LIMIT || old_len > PSB_GUEST_LIMIT - old || new_len > PSB_GUEST_LIMIT)
+		return -EFAULT;
+	old_len = ROUND_UP(old_len, PAGE);
+	new_len = ROUND_UP(new_len, PAGE);
+	if (flags & FIXED && (new_addr % PAGE || new_addr > PSB_GUEST_LIMIT - new_len || (new_addr < old + old_len && old < new_addr + new_len)))
+		return -EINVAL;
+	lock_acquire(&mm->lock);
+	long r = ensure_room(mm);
+	const struct region *found = mm_find(mm, old);
+	if (!r && (!found || touches_hidden(mm, old, old + old_len) || (flags & FIXED && touches_hidden(mm, new_addr, new_addr + new_len))))
+		r = -EFAULT;
+	if (r)
+		goto out;
+	struct region was = *found;
+	bool in_place = !(flags & (FIXED | DONTUNMAP)) && old_len && (new_len <= old_len || mm_is_free(mm, old + old_len, new_len - old_len));
+	if (in_place) {
+		if (new_len < old_len)
+			populate(mm, old + new_len, old + old_len, 0);
+		r = host_call(__NR_mremap, old, old_len, new_len, 0, 0);
+		if (IS_ERR(r) && !(new_len > old_len && flags & MAYMOVE))
+			goto out;
+		if (!IS_ERR(r)) {
+			if (new_len < old_len) {
+				forget(mm, old + new_len, old + old_len);
+			} else if (new_len > old_len) {
+				was.offset += old + old_len - was.start;
+				was.start = old + old_len;
+				was.end = old + new_len;
+				long e = mm_insert(mm, was);
+				r = e ? e : r;
+			}
+			goto out;
+		}
+	} else if (!(flags & MAYMOVE)) {
+		r = -ENOMEM;
+		goto out;
+	}
+	u64 to = flags & FIXED ? new_addr : choose_address(mm, flags & DONTUNMAP ? new_addr : 0, new_len, 0);
+	if (!to) {
+		r = -ENOMEM;
+		goto out;
+	}
+	if (flags & FIXED)
+		populate(mm, to, to + new_len, 0);
+	if (old_len)
+		populate(mm, old, old + old_len, 0);
+	r = host_call(__NR_mremap, old, old_len, new_len, flags | FIXED, to);
+	if (IS_ERR(r))
+		goto out; /* PTEs come back by faults */
+	was.offset += old - was.start;
+	if (old_len && !(flags & DONTUNMAP))
+		forget(mm, old, old + old_len);
+	was.start = to;
+	was.end = to + new_len;
+	long e = ensure_room(mm);
+	if (!e)
+		e = mm_insert(mm, was);
+	if (e)
+		r = e;
+out:
+	lock_release(&mm->lock);
+	return r;
+}
+
+long mm_advise(struct mm *mm, u64 addr, u64 len, int advice)
+{
+	lock_acquire(&mm->lock);
+	long r = touches_hidden(mm, addr, addr + len) ? -EINVAL : host_call(__NR_madvise, addr, len, advice);
+	lock_release(&mm->lock);
+	return r;
+}
+
+long mm_attach_shm(struct mm *mm, int id, u64 addr, u64 len, u32 flags)
+{
+	enum { RDONLY = 010000, RND = 020000, REMAP = 040000, EXEC = 0100000 };
+	lock_acquire(&mm->lock);
+	long r = ensure_room(mm);
+	if (!r && addr && (touches_hidden(mm, addr, addr + len) || (!(flags & REMAP) && !mm_is_free(mm, addr, len))))
+		r = -EINVAL;
+	if (!r && !addr && !(addr = choose_address(mm, 0, len, 0)))
+		r = -ENOMEM;
+	if (!r) {
+		populate(mm, addr, addr + len, 0);
+		r = host_call(__NR_shmat, id, addr, flags & ~(u32)EXEC);
+	}
+	if (!IS_ERR(r)) {
+		u32 prot = PROT_READ | (flags & RDONLY ? 0 : PROT_WRITE) | (flags & EXEC ? PROT_EXEC : 0);
+		long e = mm_insert(mm, (struct region){.start = addr, .end = addr + len, .prot = (u8)prot, .flags = REGION_SHM});
+		r = e ? e : r;
+	}
+	lock_release(&mm->lock);
+	return r;
+}
+
+long mm_detach_shm(struct mm *mm, u64 addr)
+{
+	lock_acquire(&mm->lock);
+	long r = ensure_room(mm);
+	const struct region *g = mm_find(mm, addr);
+	if (!r && (!g || g->start != addr || !(g->flags & REGION_SHM)))
+		r = -EINVAL;
+	if (!r) {
+		u64 end = g->end;
+		populate(mm, addr, end, 0);
+		r = host_call(__NR_shmdt, addr);
+		if (!r)
+			forget(mm, addr, end);
+	}
+	lock_release(&mm->lock);
+	return r;
+}
+
+long mm_brk(struct mm *mm, u64 addr)
+{
+	lock_acquire(&mm->lock);
+	u64 old = ROUND_UP(mm->brk, PAGE), new = ROUND_UP(addr, PAGE);
+	if (addr < mm->brk_start || addr >= PSB_GUEST_LIMIT - CHUNK_SIZE)
+		goto out;
+	if (new > old) {
+		if (ensure_room(mm) || !mm_is_free(mm, old, new - old + PAGE))
+			goto out;
+		long r = host_call(__NR_mmap, old, new - old, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		if (IS_ERR(r))
+			goto out;
+		if (mm_insert(mm, (struct region){.start = old, .end = new, .prot = PROT_READ | PROT_WRITE})) {
+			host_call(__NR_munmap, old, new - old);
+			forget(mm, old, new);
+			goto out;
+		}
+	} else if (new < old) {
+		populate(mm, new, old, 0);
+		host_call(__NR_munmap, new, old - new);
+		forget(mm, new, old);
+	}
+	mm->brk = addr;
+out:;
+	u64 now = mm->brk;
+	lock_release(&mm->lock);
+	return (long)now;
+}
+
+int mm_fault(struct mm *mm, u64 va, u64 err)
+{
+	lock_acquire(&mm->lock);
+	const struct region *g = va < PSB_GUEST_LIMIT ? mm_find(mm, va) : NULL;
+	int code = 0;
+	if (!g) {
+		code = 1;
+	} else {
+		u32 need = err & 0x10 ? PROT_EXEC : err & 2 ? PROT_WRITE : PROT_READ;
+		u32 have = g->prot & (PROT_WRITE | PROT_EXEC) ? g->prot | PROT_READ : g->prot;
+		if (!(have & need))
+			code = 2;
+	}
+	if (!code) {
+		/* Either not populated yet, or a stale translation of rights just given: filling is right for both. */
+		u64 start = ROUND_DOWN(va, TABLE_SPAN), end = start + TABLE_SPAN;
+		if (start < g->start)
+			start = g->start;
+		if (end > g->end)
+			end = g->end;
+		if (!populate(mm, start, end, g->prot))
+			code = 1;
+	}
+	lock_release(&mm->lock);
+	return code;
+}
+
+int mm_prot_at(struct mm *mm, u64 va)
+{
+	lock_acquire(&mm->lock);
+	const struct region *g = mm_find(mm, va);
+	int prot = g && !(g->flags & (REGION_HIDDEN | REGION_TRAMP)) ? g->prot : -1;
+	lock_release(&mm->lock);
+	return prot;
+}
+
+/* --- construction --------------------------------------------------------------------------------------- */
+
+/* Address-space layout. Two neighbourhoods, each starting in one chunk so that a small program needs two memory slots:
+ * the program with its heap, and (top down) shim and slots, vDSO, stack, mmap area. Randomised like the kernel does: the
+ * chunk by 2^17 or more, the place within by pages. */
+static void choose_layout(struct mm *mm, u64 stack_limit)
+{
+	u64 r = random_u64();
+	u64 zone = 0x400000000000ul + (r & 0x1ffff) % 0x30000 * CHUNK_SIZE;
+	u64 top = zone + CHUNK_SIZE - ((r >> 20) & 0xfff) * PAGE;
+	u64 size = stack_limit < (64ul << 10) ? 64ul << 10 : stack_limit > (1ul << 30) ? 1ul << 30 : stack_limit;
+	mm->slots = top - VCPU_MAX * PSB_SLOT_SIZE;
+	mm->shim = mm->slots - PAGE;
+	mm->stack_top = mm->shim - 32 * PAGE; /* the vDSO goes in between */
+	mm->stack_low = ROUND_DOWN(mm->stack_top - size, PAGE);
+	mm->mmap_top = mm->stack_low - 256 * PAGE;
+	mm->exe_base = 0x2a0000000000ul + ((r >> 32) & 0x1ffff) * CHUNK_SIZE + ((r >> 50) & 0x7ff) * PAGE;
+}
+
+long mm_init(struct mm *mm, struct vm *vm, u64 stack_limit)
+{
+	mm->vm = vm;
+	mm->max_chunks = 16000;
+	mm->chunk_of = host_alloc(PSB_GUEST_LIMIT / CHUNK_SIZE * sizeof *mm->chunk_of);
+	mm->chunk_va = host_alloc(mm->max_chunks * sizeof *mm->chunk_va);
+	mm->file = host_alloc(MAX_FILES * sizeof *mm->file);
+	if (!mm->chunk_of || !mm->chunk_va || !mm->file || grow_regions(mm))
+		return -ENOMEM;
+	choose_layout(mm, stack_limit);
+	return 0;
+}
+
+long mm_reattach(struct mm *mm)
+{
+	for (u32 i = 0; i < mm->nchunks; i++) {
+		long r = vm_add_chunk(mm->vm, i, mm->chunk_va[i]);
+		if (r)
+			return r;
+	}
+	return 0;
+}

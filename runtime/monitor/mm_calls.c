@@ -1,0 +1,115 @@
+/* The memory system calls: what the guest asks for, checked, then mm.c. */
+#include "proc.h"
+#include "signal.h"
+#include "syscalls/handlers.h"
+
+#define MREMAP_MAYMOVE 1u
+#define MREMAP_FIXED 2u
+#define MREMAP_DONTUNMAP 4u
+#define ST_NOEXEC 8
+#define MADV_DONTFORK 10
+#define SHM_RDONLY 010000u
+#define SHM_RND 020000u
+#define SHM_REMAP 040000u
+#define SHM_EXEC 0100000u
+#define IPC_STAT 2
+
+/* Guest text is mapped without PROT_EXEC on the host, so the kernel's noexec check is made here. */
+static bool on_noexec(int fd)
+{
+	u64 fs[15];
+	return !host_call(__NR_fstatfs, fd, fs) && fs[10] & ST_NOEXEC;
+}
+
+/* Executable file mappings go into the trace: readers turn call sites into file and offset. */
+static void record_mapping(struct thread *t, u64 addr, u64 len, int fd, u64 offset)
+{
+	u64 st[18];
+	char link[32], path[512];
+	if (t->proc->trace_mode == PSB_TRACE_OFF || host_call(__NR_fstat, fd, st))
+		return;
+	format(link, sizeof link, "self/fd/%d", fd);
+	long n = host_call(__NR_readlinkat, t->proc->proc_fd, link, path, sizeof path - 1);
+	path[n > 0 ? n : 0] = 0;
+	proc_trace_map(t->proc, t, addr, len, offset, st[0], st[1], path);
+}
+
+long h_mmap(struct thread *t, struct call *c)
+{
+	u32 prot = (u32)c->arg[2], flags = (u32)c->arg[3];
+	u64 len = c->arg[1];
+	int fd = (int)c->arg[4];
+	if (flags & MAP_ANONYMOUS) {
+		fd = -1;
+	} else if (!fd_published(t->proc, fd)) {
+		return -EBADF;
+	}
+	if (c->arg[2] & ~0x300000full)
+		return -EINVAL;
+	if (!len)
+		return -EINVAL;
+	if (fd >= 0 && prot & PROT_EXEC && on_noexec(fd))
+		return -EPERM;
+	long r = fd >= 0 ? plan_map(t->proc, t->proc->mm, c->arg[0], len, prot, flags, fd, c->arg[5])
+			 : mm_map(t->proc->mm, c->arg[0], len, prot, flags, fd, (flags & MAP_ANONYMOUS) ? 0 : c->arg[5]);
+	if (!IS_ERR(r) && fd >= 0 && prot & PROT_EXEC)
+		record_mapping(t, (u64)r, len, fd, c->arg[5]);
+	return r;
+}
+
+long h_munmap(struct thread *t, struct call *c)
+{
+	return mm_unmap(t->proc->mm, c->arg[0], c->arg[1]);
+}
+
+long h_mprotect(struct thread *t, struct call *c)
+{
+	return mm_protect(t->proc->mm, c->arg[0], c->arg[1], (u32)c->arg[2]);
+}
+
+long h_brk(struct thread *t, struct call *c)
+{
+	return mm_brk(t->proc->mm, c->arg[0]);
+}
+
+long h_mremap(struct thread *t, struct call *c)
+{
+	return mm_remap(t->proc->mm, c->arg[0], c->arg[1], c->arg[2], (u32)c->arg[3], c->arg[4]);
+}
+
+long h_madvise(struct thread *t, struct call *c)
+{
+	u64 addr = c->arg[0], len = c->arg[1];
+	if (addr % PAGE)
+		return -EINVAL;
+	if (addr > PSB_GUEST_LIMIT || len > PSB_GUEST_LIMIT - addr)
+		return -ENOMEM;
+	return mm_advise(t->proc->mm, addr, ROUND_UP(len, PAGE), (int)c->arg[2]);
+}
+
+long h_shmat(struct thread *t, struct call *c)
+{
+	int id = (int)c->arg[0];
+	u32 flags = (u32)c->arg[2];
+	u64 addr = c->arg[1], ds[16];
+	long r = host_call(__NR_shmctl, id, IPC_STAT, ds);
+	if (r < 0)
+		return r;
+	u64 len = ROUND_UP(ds[6], PAGE); /* shm_segsz follows the 48-byte ipc_perm */
+	if (flags & SHM_RND)
+		addr = ROUND_DOWN(addr, PAGE);
+	if (addr % PAGE || (addr && (addr > PSB_GUEST_LIMIT || len > PSB_GUEST_LIMIT - addr)) || (flags & SHM_REMAP && !addr))
+		return -EINVAL;
+	return mm_attach_shm(t->proc->mm, id, addr, len, flags);
+}
+
+long h_shmdt(struct thread *t, struct call *c)
+{
+	return mm_detach_shm(t->proc->mm, c->arg[0]);
+}
+
+long h_remap_file_pages(struct thread *t, struct call *c)
+{
+	(void)t, (void)c;
+	return -ENOSYS; /* obsolete; the kernel emulates it with new mappings nobody uses */
+}

@@ -1,0 +1,484 @@
+/* Guest threads and processes: clone in its three shapes (thread, fork, shared-memory child), exit.
+ *
+ * A guest thread is a host thread with a vCPU; a forked process is a forked monitor with a new VM; a vfork child is a host process
+ * that shares this memory and borrows the waiting parent's vCPU. */
+#include "proc.h"
+#include "signal.h"
+#include "syscalls/handlers.h"
+
+#define CLONE_VM 0x100ul
+#define CLONE_FS 0x200ul
+#define CLONE_FILES 0x400ul
+#define CLONE_SIGHAND 0x800ul
+#define CLONE_PIDFD 0x1000ul
+#define CLONE_PTRACE 0x2000ul
+#define CLONE_VFORK 0x4000ul
+#define CLONE_PARENT 0x8000ul
+#define CLONE_THREAD 0x10000ul
+#define CLONE_SYSVSEM 0x40000ul
+#define CLONE_SETTLS 0x80000ul
+#define CLONE_PARENT_SETTID 0x100000ul
+#define CLONE_CHILD_CLEARTID 0x200000ul
+#define CLONE_DETACHED 0x400000ul
+#define CLONE_CHILD_SETTID 0x1000000ul
+#define CLONE_IO 0x80000000ul
+#define CLONE_CLEAR_SIGHAND 0x100000000ul
+/* new namespaces: mount, cgroup, uts, ipc, user, pid, net, time */
+#define CLONE_NEW_ANY 0x7e0200080ul
+#define CSIGNAL 0xfful
+
+#define ARCH_SET_GS 0x1001
+#define ARCH_SET_FS 0x1002
+#define ARCH_GET_FS 0x1003
+#define ARCH_GET_GS 0x1004
+
+long clone_thread(u64 flags, void *stack_top, int *ptid, int *ctid, void *tls, void (*fn)(void *), void *arg);
+_Noreturn void thread_leave(_Atomic u32 *state, u32 value);
+
+struct threads threads;
+static struct thread main_thread;
+
+struct thread *thread_first(struct proc *p)
+{
+	main_thread.self = &main_thread;
+	main_thread.proc = p;
+	main_thread.state = THREAD_USED;
+	threads.entry[0] = &main_thread;
+	p->nthreads = 1;
+	return &main_thread;
+}
+
+struct thread *thread_take(struct proc *p)
+{
+	struct thread *t = NULL;
+	lock_acquire(&threads.lock);
+	for (u32 i = 0; i < VCPU_MAX && !t; i++) {
+		if (!threads.entry[i]) {
+			struct thread *n = host_alloc(sizeof *n);
+			if (!n)
+				break;
+			n->index = i;
+			threads.entry[i] = n;
+		}
+		u32 free = THREAD_FREE;
+		if (atomic_compare_exchange_strong(&threads.entry[i]->state, &free, THREAD_USED))
+			t = threads.entry[i];
+	}
+	lock_release(&threads.lock);
+	if (!t)
+		return NULL;
+	if (!t->stack) {
+		u8 *stack = host_alloc(THREAD_STACK + PAGE);
+		if (!stack) {
+			t->state = THREAD_FREE;
+			return NULL;
+		}
+		host_call(__NR_mprotect, stack, PAGE, 0); /* guard */
+		t->stack = stack + PAGE;
+		t->stack_len = THREAD_STACK;
+	}
+	t->self = t;
+	t->proc = p;
+	t->slot = (volatile struct psb_slot *)(p->mm->slots + t->index * PSB_SLOT_SIZE);
+	t->slot->post = PSB_SLOT_IDLE;
+	t->slot->pending = 0;
+	t->busy = 0;
+	t->call_on_ring = false;
+	t->gs_changed = false;
+	t->sig_pending = 0;
+	t->have_saved_sigmask = false;
+	return t;
+}
+
+void thread_give_back(struct thread *t)
+{
+	t->state = THREAD_FREE;
+}
+
+struct clone_request {
+	u64 flags;
+	int exit_signal;
+	u64 stack;    /* top; 0: the caller's */
+	u64 ptid, ctid, tls, pidfd;
+};
+
+/* User state of a child: the caller's, with result 0, its own stack and TLS where asked. */
+static void child_user_state(struct thread *child, struct thread *parent, const struct clone_request *q, struct kvm_regs regs, u64 parent_fs, u64 parent_gs)
+{
+	regs.rax = 0;
+	if (q->stack)
+		regs.rsp = q->stack;
+	child->run->s.regs.regs = regs;
+	vcpu_regs_changed(child);
+	vcpu_to_user(child);
+	vcpu_set_fs(child, q->flags & CLONE_SETTLS ? q->tls : parent_fs);
+	child->gs_changed = parent->gs_changed;
+	vcpu_set_gs(child, parent->gs_changed ? parent_gs : (u64)child->slot);
+}
+
+/* --- threads ---------------------------------------------------------------------------------------------- */
+
+static void thread_main(void *arg)
+{
+	struct thread *t = arg;
+	t->tid = (int)host_call(__NR_gettid);
+	signal_thread_start(t, t->creator);
+	ring_thread_added(t);
+	thread_run(t);
+}
+
+static long clone_a_thread(struct thread *t, struct call *c, const struct clone_request *q)
+{
+	struct proc *p = t->proc;
+	struct thread *n = thread_take(p);
+	if (!n)
+		return -EAGAIN;
+	long r = vcpu_attach(p->vm, n);
+	if (r) {
+		thread_give_back(n);
+		return r;
+	}
+	static const u64 pass = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_PARENT_SETTID |
+				CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_IO;
+	u8 *xsave = t->xsave;
+	if (!vcpu_get_xsave(t, xsave))
+		vcpu_set_xsave(n, xsave);
+	child_user_state(n, t, q, call_return_regs(t, c), vcpu_get_fs(t), vcpu_get_gs(t));
+	n->creator = t;
+	n->sigmask = t->sigmask;
+	n->slot->entry = trap_entry();
+	atomic_fetch_add(&p->nthreads, 1);
+	r = signal_block(t);
+	if (!r)
+		r = clone_thread((q->flags & pass) | CLONE_SETTLS, (u8 *)n->stack + n->stack_len, (int *)q->ptid, (int *)q->ctid, n, thread_main, n);
+	signal_unblock(t);
+	if (r < 0) {
+		atomic_fetch_sub(&p->nthreads, 1);
+		vcpu_release(p->vm, n);
+		thread_give_back(n);
+	}
+	return r;
+}
+
+/* CLONE_PIDFD: the kernel wrote a new descriptor into guest memory. Whatever stands there now is published only if it is
+ * an unpublished descriptor, as fd_publish() checks. */
+static void publish_pidfd(struct thread *t, const struct clone_request *q, long r)
+{
+	int fd;
+	if (r > 0 && q->flags & CLONE_PIDFD && !copy_from_guest(&fd, gptr_of(q->pidfd), 4))
+		fd_publish(t, fd);
+}
+
+/* --- fork --------------------------------------------------------------------------------------------------- */
+
+/* In the child: a VM of its own over the copied memory. Only this thread exists. */
+static void become_forked_child(struct thread *t, const struct clone_request *q, struct kvm_regs regs, u64 fs, u64 gs)
+{
+	struct proc *p = t->proc;
+	int parent = p->pid;
+	p->pid = (int)host_call(__NR_getpid);
+	t->tid = p->pid;
+	for (u32 i = 0; i < VCPU_MAX && threads.entry[i]; i++)
+		if (threads.entry[i] != t)
+			threads.entry[i]->state = THREAD_FREE;
+	p->nthreads = 1;
+	p->mm->users = 1;
+	p->vfork_parent = NULL;
+	t->sig_pending = 0;
+	t->busy = 0;
+	t->call_on_ring = false;
+	vm_forget(p->vm);
+	ring_reset_after_fork(p, t);
+	long r = proc_make_vm(p);
+	if (!r)
+		r = mm_reattach(p->mm);
+	if (!r)
+		r = vcpu_attach(p->vm, t);
+	if (r)
+		fatal("fork: cannot create a virtual machine: error %d", (int)-r);
+	vcpu_set_xsave(t, t->xsave);
+	child_user_state(t, t, q, regs, fs, gs);
+	proc_trace_fork(p, parent, q->flags);
+	signal_thread_start(t, NULL);
+}
+
+static long fork_process(struct thread *t, struct call *c, const struct clone_request *q)
+{
+	struct proc *p = t->proc;
+	if (q->flags & (CLONE_FILES | CLONE_SIGHAND)) /* sharing a table that only one of the monitors would keep */
+		return -EINVAL;
+	static const u64 pass = CLONE_FS | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT | CLONE_IO | CLONE_SYSVSEM | CLONE_VFORK;
+	struct kvm_regs regs = call_return_regs(t, c);
+	u64 fs = vcpu_get_fs(t), gs = vcpu_get_gs(t);
+	long r = vcpu_get_xsave(t, t->xsave);
+	if (r)
+		return r;
+	r = signal_block(t);
+	if (r)
+		return r;
+	/* Nothing may be half-done in the memory that the child copies. */
+	lock_acquire(&p->exec_lock);
+	lock_acquire(&threads.lock);
+	lock_acquire(&p->mm->lock);
+	lock_acquire(&p->vm->lock);
+	lock_acquire(&p->fds.lock);
+	lock_acquire(&p->sig.lock);
+	tracer_lock(&p->tracer);
+	r = host_call(__NR_clone, (q->flags & pass) | (u64)q->exit_signal, 0, q->flags & CLONE_PIDFD ? q->pidfd : q->ptid, q->ctid, 0);
+	tracer_unlock(&p->tracer);
+	lock_release(&p->sig.lock);
+	lock_release(&p->fds.lock);
+	lock_release(&p->vm->lock);
+	lock_release(&p->mm->lock);
+	lock_release(&threads.lock);
+	lock_release(&p->exec_lock);
+	if (r == 0) {
+		become_forked_child(t, q, regs, fs, gs);
+		return CALL_NO_RETURN; /* registers are set, mask as the caller had it */
+	}
+	signal_unblock(t);
+	publish_pidfd(t, q, r);
+	return r;
+}
+
+/* --- children that share memory (vfork, posix_spawn) ------------------------------------------------------------ */
+
+static void shared_child_main(void *arg)
+{
+	struct thread *t = arg;
+	struct proc *p = t->proc;
+	p->pid = (int)host_call(__NR_getpid);
+	t->tid = p->pid;
+	proc_trace_fork(p, t->creator->proc->pid, CLONE_VM);
+	signal_thread_start(t, NULL);
+	thread_run(t);
+}
+
+static long spawn_sharing_memory(struct thread *t, struct call *c, const struct clone_request *q)
+{
+	struct proc *p = t->proc;
+	bool borrow = q->flags & CLONE_VFORK;
+	if (q->flags & (CLONE_FILES | CLONE_SIGHAND))
+		return -EINVAL; /* LinuxThreads-style processes: the descriptor table would be kept twice */
+	struct proc *cp = host_alloc(sizeof *cp);
+	struct thread *n = cp ? thread_take(cp_prepare(cp, p)) : NULL;
+	if (!n) {
+		host_free(cp, sizeof *cp);
+		return -EAGAIN;
+	}
+	struct kvm_regs regs = call_return_regs(t, c), mine = regs;
+	u64 fs = vcpu_get_fs(t), gs = vcpu_get_gs(t);
+	long r = vcpu_get_xsave(t, t->xsave);
+	if (!r && !borrow) {
+		r = vcpu_attach(p->vm, n);
+		if (!r)
+			vcpu_set_xsave(n, t->xsave);
+	}
+	if (r) {
+		thread_give_back(n);
+		host_free(cp, sizeof *cp);
+		return r;
+	}
+	if (borrow) {
+		/* The parent waits inside clone() until the child is gone: its vCPU and slot are free. */
+		n->vcpu_id = t->vcpu_id;
+		n->vcpu_fd = t->vcpu_fd;
+		n->run = t->run;
+		n->exception_frame = t->exception_frame;
+		n->io_pending = t->io_pending;
+		n->borrowed_slot = n->slot;
+		n->slot = t->slot;
+	}
+	n->creator = t;
+	n->sigmask = t->sigmask;
+	u64 parent_entry = t->slot->entry;
+	n->slot->entry = trap_entry(); /* the parent's ring server must not serve the child: it is another process */
+	child_user_state(n, t, q, regs, fs, gs);
+	cp->nthreads = 1;
+	fd_copy(cp, p);
+	static const u64 pass = CLONE_VM | CLONE_VFORK | CLONE_FS | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT | CLONE_IO | CLONE_SYSVSEM;
+	lock_acquire(&p->sig.lock);
+	memcpy(cp->sig.action, p->sig.action, sizeof cp->sig.action);
+	lock_release(&p->sig.lock);
+	r = signal_block(t);
+	if (!r)
+		r = clone_thread((q->flags & pass) | CLONE_SETTLS | (u64)q->exit_signal, (u8 *)n->stack + n->stack_len,
+			 (int *)(q->flags & CLONE_PIDFD ? q->pidfd : q->ptid), (int *)q->ctid, n, shared_child_main, n);
+	if (borrow) {
+		t->slot->entry = parent_entry;
+		t->slot->post = PSB_SLOT_IDLE;
+		t->slot->pending = 0;
+		t->run->immediate_exit = 0;
+		t->run->s.regs.regs = mine;
+		vcpu_to_user(t);
+		vcpu_set_fs(t, fs);
+		vcpu_set_gs(t, gs);
+		vcpu_regs_changed(t);
+		vcpu_set_xsave(t, t->xsave);
+		t->io_pending = false;
+		n->slot = n->borrowed_slot;
+		thread_give_back(n);
+		proc_dispose(cp);
+		signal_unblock(t);
+		publish_pidfd(t, q, r);
+		return r;
+	}
+	signal_unblock(t);
+	if (r < 0) {
+		vcpu_release(p->vm, n);
+		thread_give_back(n);
+		proc_dispose(cp);
+	}
+	return r;
+}
+
+/* A copy of the process for a child that shares memory: its own pid, descriptors and signal table; same memory and VM. */
+struct proc *cp_prepare(struct proc *cp, const struct proc *p)
+{
+	memcpy(cp, p, sizeof *cp);
+	cp->exec_lock = (struct lock){0};
+	cp->sig.lock = (struct lock){0};
+	cp->fds.lock = (struct lock){0};
+	cp->fds.class_of = NULL;
+	tracer_init_child(&cp->tracer);
+	return cp;
+}
+
+void proc_dispose(struct proc *cp)
+{
+	host_free(cp->fds.class_of, FD_MAX);
+	host_free(cp, sizeof *cp);
+}
+
+/* --- the system calls --------------------------------------------------------------------------------------------- */
+
+static long clone_any(struct thread *t, struct call *c, const struct clone_request *q)
+{
+	u64 f = q->flags;
+	if (f & CLONE_NEW_ANY)
+		return -EPERM;
+	if ((f & CLONE_SIGHAND && !(f & CLONE_VM)) || (f & CLONE_THREAD && !(f & CLONE_SIGHAND)) || f & CLONE_PTRACE)
+		return -EINVAL;
+	if (f & CLONE_PARENT_SETTID && q->ptid >= PSB_GUEST_LIMIT)
+		return -EFAULT;
+	if (f & (CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID) && q->ctid >= PSB_GUEST_LIMIT)
+		return -EFAULT;
+	if (f & CLONE_PIDFD && (q->pidfd >= PSB_GUEST_LIMIT || f & (CLONE_THREAD | CLONE_PARENT_SETTID)))
+		return f & (CLONE_THREAD | CLONE_PARENT_SETTID) ? -EINVAL : -EFAULT;
+	if (f & CLONE_SETTLS && q->tls >= 0x7ffffffff000ul)
+		return -EPERM;
+	if (f & CLONE_CLEAR_SIGHAND)
+		return -EINVAL; /* glibc falls back to resetting handlers itself */
+	if (f & CLONE_THREAD)
+		return clone_a_thread(t, c, q);
+	if (f & CLONE_VM)
+		return spawn_sharing_memory(t, c, q);
+	return fork_process(t, c, q);
+}
+
+long h_clone(struct thread *t, struct call *c)
+{
+	struct clone_request q = {.flags = c->arg[0] & ~CSIGNAL & 0xffffffff, .exit_signal = (int)(c->arg[0] & CSIGNAL), .stack = c->arg[1],
+				  .ptid = c->arg[2], .ctid = c->arg[3], .tls = c->arg[4], .pidfd = c->arg[2]};
+	return clone_any(t, c, &q);
+}
+
+struct clone_args_k {
+	u64 flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+};
+
+long h_clone3(struct thread *t, struct call *c)
+{
+	struct clone_args_k a = {0};
+	u64 size = c->arg[1];
+	if (size > PAGE)
+		return -E2BIG;
+	if (size < 64)
+		return -EINVAL;
+	long r = copy_from_guest(&a, gptr_of(c->arg[0]), size < sizeof a ? size : sizeof a);
+	if (r)
+		return r;
+	for (u64 i = sizeof a; i < size; i += 8) { /* what this structure does not know must be zero */
+		u64 word = 0;
+		if (copy_from_guest(&word, gptr_of(c->arg[0] + i), size - i < 8 ? size - i : 8))
+			return -EFAULT;
+		if (word)
+			return -E2BIG;
+	}
+	if (a.set_tid_size || a.flags & 0x200000000ul /* INTO_CGROUP */)
+		return -EPERM;
+	if (a.flags & (CSIGNAL & ~CLONE_NEW_ANY) || a.exit_signal & ~CSIGNAL || a.exit_signal > NSIG || !a.stack != !a.stack_size || a.flags & CLONE_DETACHED)
+		return -EINVAL;
+	if (a.flags & (CLONE_THREAD | CLONE_PARENT) && a.exit_signal)
+		return -EINVAL;
+	if (a.stack && (a.stack >= PSB_GUEST_LIMIT || a.stack_size > PSB_GUEST_LIMIT - a.stack))
+		return -EINVAL;
+	if (a.flags & CLONE_PIDFD && a.flags & CLONE_PARENT_SETTID)
+		return -ENOSYS; /* two result words need the host's clone3; glibc uses neither together */
+	struct clone_request q = {.flags = a.flags, .exit_signal = (int)a.exit_signal, .stack = a.stack ? a.stack + a.stack_size : 0,
+				  .ptid = a.parent_tid, .ctid = a.child_tid, .tls = a.tls, .pidfd = a.pidfd};
+	return clone_any(t, c, &q);
+}
+
+long h_fork(struct thread *t, struct call *c)
+{
+	struct clone_request q = {.exit_signal = 17};
+	return clone_any(t, c, &q);
+}
+
+long h_vfork(struct thread *t, struct call *c)
+{
+	struct clone_request q = {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = 17};
+	return clone_any(t, c, &q);
+}
+
+long h_exit_group(struct thread *t, struct call *c)
+{
+	proc_trace_exit(t->proc, t, (u64)(c->arg[0] & 0xff) << 8);
+	host_call(__NR_exit_group, c->arg[0]);
+	__builtin_unreachable();
+}
+
+long h_exit(struct thread *t, struct call *c)
+{
+	struct proc *p = t->proc;
+	if (atomic_fetch_sub(&p->nthreads, 1) == 1) /* the ring server is a host thread too: the process ends here */
+		h_exit_group(t, c);
+	if (signal_block(t)) /* one is held: deliver it first, then exit again */
+		return (atomic_fetch_add(&p->nthreads, 1), -ERESTARTNOINTR);
+	vcpu_release(p->vm, t);
+	t->slot->post = PSB_SLOT_IDLE;
+	t->state = THREAD_LEAVING;
+	if (!t->stack) { /* the first thread: its stack is the kernel's, the entry is not used again */
+		for (;;)
+			host_call(__NR_exit, c->arg[0]);
+	}
+	thread_leave(&t->state, THREAD_FREE);
+}
+
+long h_arch_prctl(struct thread *t, struct call *c)
+{
+	u64 v;
+	switch ((int)c->arg[0]) {
+	case ARCH_SET_FS:
+		if (c->arg[1] >= 0x7ffffffff000ul)
+			return -EPERM;
+		vcpu_set_fs(t, c->arg[1]);
+		return 0;
+	case ARCH_SET_GS:
+		if (c->arg[1] >= 0x7ffffffff000ul)
+			return -EPERM;
+		t->gs_changed = true; /* the trampolines cannot find the slot any more; see gs_fault() */
+		vcpu_set_gs(t, c->arg[1]);
+		return 0;
+	case ARCH_GET_FS:
+		v = vcpu_get_fs(t);
+		return copy_to_guest(gptr_of(c->arg[1]), &v, 8);
+	case ARCH_GET_GS:
+		v = t->gs_changed ? vcpu_get_gs(t) : 0;
+		return copy_to_guest(gptr_of(c->arg[1]), &v, 8);
+	case 0x1011: /* ARCH_GET_CPUID */
+		return 1;
+	}
+	return -EINVAL;
+}

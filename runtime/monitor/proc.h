@@ -1,0 +1,88 @@
+/* Processes and threads of the guest, the run loop and the ring server. */
+#ifndef PSB_PROC_H
+#define PSB_PROC_H
+
+#include "kvm.h"
+#include "mm.h"
+#include "vault.h"
+
+#define THREAD_FREE 0
+#define THREAD_USED 1
+#define THREAD_LEAVING 2   /* host thread still on its stack */
+#define THREAD_STACK (64ul << 10)
+
+/* The thread table: one entry for each thread that shares this address space (VCPU_MAX of them). Lives with the mm. */
+struct threads {
+	struct lock lock;
+	struct thread *entry[VCPU_MAX]; /* allocated on first use, then reused */
+};
+extern struct threads threads;
+
+/* Takes a free entry with stack and slot; NULL when all are used. */
+struct thread *thread_take(struct proc *p);
+void thread_give_back(struct thread *t);
+/* The first thread, on the stack the kernel gave the monitor. */
+struct thread *thread_first(struct proc *p);
+/* Enters the guest until the process ends. */
+_Noreturn void thread_run(struct thread *t);
+_Noreturn void thread_run_on_stack(struct thread *t);
+/* Makes the VM of a process from the vault's KVM descriptor. */
+long proc_make_vm(struct proc *p);
+
+struct proc *cp_prepare(struct proc *cp, const struct proc *p);
+void proc_dispose(struct proc *cp);
+
+/* proc_trace.c: process events in the trace */
+void proc_trace_start(struct proc *p, const struct vault *v, const struct psb_start *start);
+void proc_trace_exec(struct proc *p, struct thread *t, u64 entry);
+void proc_trace_fork(struct proc *p, int parent, u64 flags);
+void proc_trace_map(struct proc *p, struct thread *t, u64 addr, u64 len, u64 offset, u64 dev, u64 ino, const char *path);
+void proc_trace_exit(struct proc *p, struct thread *t, u64 status);
+
+/* ring.c */
+void ring_note_trap(struct thread *t);     /* a call took the trap door at a jumpable site: wake the server if it pays */
+void ring_reset_after_fork(struct proc *p, struct thread *only);
+void ring_thread_added(struct thread *t);
+void ring_start(struct proc *p);
+u64 ring_entry(void);
+u64 trap_entry(void);
+extern struct ring_counters {
+	u64 exits, ring, trap, raw, faults, wakeups;
+} counters;
+
+/* plan.c */
+long plan_open(struct proc *p, int index_fd, int store_fd, int planner_fd);
+/* mmap of a file (descriptor checked by the caller): uses the plan store for executable mappings. Same result as mm_map. */
+long plan_map(struct proc *p, struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset);
+
+/* loader.c */
+struct image {
+	u64 entry, phdr, base, end, interp_base;
+	u16 phnum;
+};
+long load_program(struct proc *p, int exe_fd, int interp_fd, struct image *out);
+/* What execve opened and found out. */
+#define HEAD_SIZE 256
+struct program {
+	int exe_fd, interp_fd;
+	u32 nprefix;         /* strings in front of the arguments: interpreter, its argument, script */
+	char *prefix[16];
+	char head[HEAD_SIZE];
+	char path[4096];     /* canonical path of the ELF */
+	char name[4096];     /* as execve was called: AT_EXECFN */
+	char interp[4096];
+	u32 store_used;
+	char store[16384];
+};
+u64 build_stack(struct proc *p, const struct image *img, u64 argc, char **argv, char **envp, const char *execfn, const u64 *host_auxv);
+
+/* exec.c: the container's first program, found by path; argv gets a script's interpreter in front. */
+long exec_first(struct thread *t, struct program *prog, const char *path, u64 *argc, char ***argv);
+
+/* run.c */
+/* Registers as they will be behind the system call now served (RIP set, RAX not). */
+struct kvm_regs call_return_regs(struct thread *t, const struct call *c);
+
+extern const u8 shim_image[], shim_image_end[];
+
+#endif

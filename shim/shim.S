@@ -1,0 +1,72 @@
+/* The shim: the only code of ours that runs in the guest at CPL 3. Flat, position independent, no data.
+ *
+ * Entered from a trampoline by `jmp *%gs:PSB_SLOT_ENTRY` with all registers as at a `syscall` instruction, except
+ * RCX = where to continue. Like `syscall` it keeps every register but RAX, RCX and R11, and unlike compare and
+ * arithmetic instructions the ones used here leave the flags alone (mov, lea, bswap, jrcxz, movzx, out).
+ *
+ * Signals: the monitor never builds a frame while RIP is in here. It sets the slot's `pending` and lets the shim finish;
+ * from shim_leave on the call is complete and the monitor itself continues at R11. */
+#include "abi.h"
+
+#define SLOT(off) %gs:off
+
+	.text
+	.globl	shim_start, shim_ring, shim_trap, shim_cont, shim_leave, shim_leave_end, shim_raw, shim_end
+shim_start:
+/* Trap entry: nobody polls. One exit. */
+shim_trap:
+	out	%eax, $PSB_PORT_SHIM
+	jmp	*%rcx
+
+	.balign 64
+/* Ring entry: post the request, wait for the answer. */
+shim_ring:
+	mov	%rax, SLOT(PSB_SLOT_NR_RET)
+	mov	%rdi, SLOT(PSB_SLOT_ARGS)
+	mov	%rsi, SLOT(PSB_SLOT_ARGS+8)
+	mov	%rdx, SLOT(PSB_SLOT_ARGS+16)
+	mov	%r10, SLOT(PSB_SLOT_ARGS+24)
+	mov	%r8, SLOT(PSB_SLOT_ARGS+32)
+	mov	%r9, SLOT(PSB_SLOT_ARGS+40)
+	mov	%rcx, %r11
+	bswap	%r11
+	mov	$PSB_SLOT_POSTED, %r11b
+	mov	%r11, SLOT(PSB_SLOT_POST)	/* x86 keeps the order of stores: the line is complete */
+	mov	%rcx, %r11
+	mov	$20000, %eax			/* about half a millisecond, then the monitor is asked by an exit */
+1:	movzbl	SLOT(PSB_SLOT_POST), %ecx
+	lea	-PSB_SLOT_POSTED(%rcx), %rcx
+	jrcxz	2f
+	lea	PSB_SLOT_POSTED-PSB_SLOT_DONE(%rcx), %rcx
+	jrcxz	3f
+	jmp	shim_cont
+2:	pause
+	lea	-1(%rax), %rax
+	mov	%rax, %rcx
+	jrcxz	shim_cont
+	jmp	1b
+3:	mov	SLOT(PSB_SLOT_NR_RET), %rax
+	mov	SLOT(PSB_SLOT_PENDING), %rcx
+shim_leave:
+	jrcxz	4f
+	mov	%r11, %rcx
+	out	%eax, $PSB_PORT_SIGCHECK
+	jmp	*%rcx
+4:	mov	%r11, %rcx
+	jmp	*%rcx
+shim_leave_end:
+
+/* Not served on the ring: continue on the thread itself. */
+shim_cont:
+	mov	%r11, %rcx
+	out	%eax, $PSB_PORT_CONT
+	jmp	*%rcx
+
+	.balign 64
+/* LSTAR: an unpatched `syscall` arrives here at CPL 0 with RCX and R11 set by the CPU. Also reachable by a jump at
+ * CPL 3, which means no more than a system call with an odd return address. */
+shim_raw:
+	out	%eax, $PSB_PORT_RAW
+	hlt
+shim_end:
+	.section .note.GNU-stack,"",@progbits
