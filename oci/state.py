@@ -200,9 +200,9 @@ def decode(data: bytes, container_id: str) -> State:
         if o["phase"] not in ("creating", "created", "started", "deleting"):
             raise _Damaged("unknown phase")
         texts = {key: _text(o[key]) for key in ("ociVersion", "bundle", "rootfs", "created")}
-        annotations, extra = o["annotations"], o["data"]
-        if not isinstance(extra, dict) or not isinstance(annotations, dict):
-            raise _Damaged("not an object")
+        annotations, extra, made = o["annotations"], o["data"], o["made"]
+        if not isinstance(extra, dict) or not isinstance(annotations, dict) or not isinstance(made, list):
+            raise _Damaged("annotations, data or made is of the wrong type")
         return State(
             id=container_id,
             phase=o["phase"],
@@ -213,7 +213,7 @@ def decode(data: bytes, container_id: str) -> State:
             annotations={key: _text(value) for key, value in annotations.items()},
             owner=_process(o.get("owner")),
             init=_process(o.get("init")),
-            made=tuple([_made(m) for m in o["made"]]),
+            made=tuple([_made(m) for m in made]),
             data=extra,
         )
     except (KeyError, TypeError, ValueError) as e:
