@@ -297,11 +297,7 @@ def home_of(uid: int) -> str:
 
 
 def change_directory(process: Process) -> None:
-    """cwd, made when missing as runc does; it must be inside the container's root."""
-    try:
-        os.makedirs(process.cwd, 0o755, exist_ok=True)
-    except OSError as error:
-        raise from_os_error(f"mkdir {process.cwd}", error, LaunchError) from None
+    """cwd must be a directory inside the container's root that the process's user may enter."""
     try:
         os.chdir(process.cwd)
         inside = os.getcwd().startswith("/")

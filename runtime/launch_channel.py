@@ -1,0 +1,93 @@
+"""Messages between the launcher and the container process it forked, until the process becomes its program.
+
+A SOCK_SEQPACKET pair, close-on-exec: the end of the stream without an error message is the news that exec happened. One
+message is one packet: a kind byte, then text.
+"""
+
+from __future__ import annotations
+
+import os
+from _socket import AF_UNIX, CMSG_LEN, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, socketpair
+
+from pysandbox.oci import errors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+
+ROOT = "R"  # child: all mounts are made; descriptor: the root (O_PATH); text: the program as config.json names it
+TERMINAL = "T"  # child: descriptor: master of the container's terminal
+WARNING = "W"  # child: something asked for was not applied
+READY = "Y"  # child: all is set up; only the exec is left
+PLANS = "P"  # launcher: descriptors: plan index and plan store; go on
+ERROR = "E"  # child: class name, errno, status, message, separated by NUL; the child ends after it
+
+_MAX_TEXT = 65536
+_MAX_FDS = 4
+
+
+class Channel:
+    """One end. Packets are small, so a send never blocks for long; the other end may be gone (see `send`)."""
+
+    def __init__(self, sock: socket) -> None:
+        self._sock = sock
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, kind: str, text: str = "", fds: tuple[int, ...] = ()) -> None:
+        """Raises BrokenPipeError when the other process is gone."""
+        payload = (kind + text).encode("utf-8", "surrogateescape")[:_MAX_TEXT]
+        ancillary = []
+        if fds:
+            ancillary.append((SOL_SOCKET, SCM_RIGHTS, b"".join(fd.to_bytes(4, "little") for fd in fds)))
+        self._sock.sendmsg([payload], ancillary, 0x4000)  # MSG_NOSIGNAL
+
+    def receive(self) -> tuple[str, str, list[int]] | None:
+        """(kind, text, descriptors), or None at the end. Waits."""
+        try:
+            payload, ancillary, _, _ = self._sock.recvmsg(_MAX_TEXT, CMSG_LEN(4 * _MAX_FDS), 0x40000000)  # MSG_CMSG_CLOEXEC
+        except ConnectionResetError:
+            return None
+        if not payload:
+            return None
+        fds: list[int] = []
+        for level, kind, data in ancillary:
+            if level == SOL_SOCKET and kind == SCM_RIGHTS:
+                fds += [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data) - 3, 4)]
+        text = payload.decode("utf-8", "surrogateescape")
+        return text[0], text[1:], fds
+
+    def closed(self) -> bool:
+        """True when the other end is gone and nothing from it waits."""
+        try:
+            return not self._sock.recv(1, 0x42)  # MSG_PEEK | MSG_DONTWAIT
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
+
+    def send_error(self, error: errors.Error) -> None:
+        fields = (type(error).__name__, str(error.errno or 0), str(error.status), error.message)
+        self.send(ERROR, "\0".join(fields))
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def channel_pair() -> tuple[Channel, Channel]:
+    one, other = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    return Channel(one), Channel(other)
+
+
+def error_from(text: str) -> errors.Error:
+    """The error a child sent. Its class is restored by name where the plain constructor does."""
+    name, number, status, message = text.split("\0", 3)
+    kind = getattr(errors, name, errors.LaunchError)
+    plain = isinstance(kind, type) and issubclass(kind, errors.Error) and kind.__init__ is errors.Error.__init__
+    return (kind if plain else errors.LaunchError)(message, errno=int(number) or None, status=int(status))
+
+
+def close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

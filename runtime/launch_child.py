@@ -1,0 +1,232 @@
+"""The container process, from the fork to the exec of the monitor. It runs in the launcher's image and reports through the
+channel; every step is one of `pysandbox.oci`'s modules, and the order is the point of this file.
+
+1. host side: session, cgroup, OOM score (needs the host's /proc and /sys)
+2. namespaces
+3. the root: mounts, devices, terminal; the launcher gets its descriptor and plans the program's text meanwhile
+4. pivot, then everything that narrows rights, then the program is looked up with the rights it will have
+5. vault, descriptors, exec
+"""
+
+from __future__ import annotations
+
+import os
+
+from pysandbox.oci import cgroups, devices, mounts, namespaces, process, rootfs
+from pysandbox.oci.errors import Error, LaunchError, from_os_error
+from pysandbox.runtime import abi, launch_channel, launch_console, launch_program, launch_vault, native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from pysandbox.runtime.launch_channel import Channel
+    from pysandbox.runtime.launch_plan import LaunchPlan
+
+_SIGKILL = 9
+
+
+def container_process(plan: LaunchPlan, channel: Channel, planner: int | None) -> NoReturn:
+    """Never returns: becomes the container's first program, or reports an error and exits."""
+    try:
+        _become_container(plan, channel, planner)
+    except Error as error:
+        _report(channel, error)
+    except OSError as error:
+        what = error.filename if isinstance(error.filename, str) else "start container"
+        _report(channel, from_os_error(what, error, LaunchError))
+    except BaseException as error:  # whatever it is must reach the user through the launcher, not die in a fork
+        _report(channel, LaunchError(f"internal error: {type(error).__name__}: {error}"))
+        if os.environ.get("PSB_DEBUG"):
+            import traceback
+
+            traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _report(channel: Channel, error: Error) -> None:
+    try:
+        channel.send_error(error)
+    except OSError:
+        pass  # the launcher is gone: nobody to tell
+
+
+def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -> NoReturn:
+    spec, options = plan.spec, plan.options
+    tie_to_launcher(channel)
+    reset_signals()
+    os.setsid()
+    cgroups.join(plan.cgroup)
+    warning = process.set_oom_score(spec.process.oom_score_adj)
+    if warning:
+        channel.send(launch_channel.WARNING, warning)
+    namespaces.enter(plan.namespaces)
+    set_names(plan)
+
+    terminal: int | None = None
+    proc = own_proc()
+    if "mount" in plan.namespaces.new:
+        root = build_root(plan)
+        if spec.process.terminal:
+            terminal = launch_console.open_terminal(root, spec.process, channel)
+        channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
+        process.set_sysctls(spec, proc)
+        make_cwd(root, spec.process.cwd)
+        mounts.finish_dev(root, spec)
+        rootfs.mask_paths(root, spec)
+        rootfs.readonly_paths(root, spec)
+        if options.no_pivot:
+            rootfs.move_root(root)
+        else:
+            rootfs.pivot(root)
+        rootfs.finish_root(spec)
+    else:
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if spec.process.terminal:
+            terminal = launch_console.open_terminal(root, spec.process, channel)
+        channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
+        process.set_sysctls(spec, proc)
+    if terminal is not None:
+        launch_console.take_terminal(terminal)
+    os.umask(0o022 if spec.process.user.umask is None else spec.process.user.umask)
+    if not options.no_new_keyring:
+        join_keyring(options.id)
+
+    message = channel.receive()
+    if message is None or message[0] != launch_channel.PLANS:
+        os._exit(1)  # the launcher died, or gave up
+    index, store = message[2] or (None, None)
+    vault = launch_vault.make_vault(_roles(plan, proc, index, store, planner))
+
+    process.set_scheduling(spec.process)
+    process.set_security_labels(spec.process, proc)
+    process.set_personality(spec)
+    process.own_stdio(spec.process.user.uid)
+    process.set_rlimits(spec.process.rlimits)
+    process.drop_bounding(plan.capabilities)
+    process.become_user(spec.process)
+    process.change_directory(spec.process)
+    # Always, whatever config.json says: the monitor's confinement rests on it.
+    native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
+    process.set_capabilities(plan.capabilities)
+    # A change of credentials clears it.
+    tie_to_launcher(channel)
+
+    env = process.environment(spec.process)
+    path = launch_program.find_program(spec.process.args[0], env)
+    launch_program.check_format(path)
+    record = launch_vault.start_record(
+        path=os.path.realpath(path),
+        execfn=path,
+        fds=[0, 1, 2, *range(3, 3 + options.preserve_fds)],
+        dispatch=plan.dispatch,
+        trace=plan.trace_mode,
+        pin=plan.pin,
+        stack_limit=process.stack_limit(spec.process.rlimits),
+    )
+    number = launch_vault.monitor_number(process.descriptor_limit(spec.process.rlimits), 3 + options.preserve_fds)
+    # Whatever an engine leaked into the runtime stops here; the three at their numbers are set inheritable afterwards.
+    native.close_range(3 + options.preserve_fds, flags=native.CLOSE_RANGE_CLOEXEC)
+    launch_vault.place(number, plan.monitor, vault, record)
+    channel.send(launch_channel.READY)
+    if options.detach:
+        native.prctl(native.PR_SET_PDEATHSIG, 0)
+    try:
+        os.execve(number, list(spec.process.args), env)
+    except OSError as error:
+        raise from_os_error("start the monitor", error, LaunchError) from None
+
+
+def tie_to_launcher(channel: Channel) -> None:
+    """The launcher's death is this process's, too. It may have died just before: then the channel has ended."""
+    native.prctl(native.PR_SET_PDEATHSIG, _SIGKILL)
+    if channel.closed():
+        os._exit(1)
+
+
+def reset_signals() -> None:
+    """Python ignores SIGPIPE and SIGXFSZ, and an engine may leave others blocked or ignored: the program starts clean."""
+    import _signal
+
+    for signo in range(1, _signal.NSIG):
+        if signo not in (9, 19, 32, 33):
+            _signal.signal(signo, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def set_names(plan: LaunchPlan) -> None:
+    """hostname and domainname."""
+    if plan.spec.hostname:
+        from _socket import sethostname
+
+        try:
+            sethostname(plan.spec.hostname)
+        except OSError as error:
+            raise from_os_error("sethostname", error, LaunchError) from None
+    if plan.spec.domainname:
+        try:
+            native.setdomainname(plan.spec.domainname)
+        except OSError as error:
+            raise from_os_error("setdomainname", error, LaunchError) from None
+
+
+def build_root(plan: LaunchPlan) -> int:
+    """The container's root with all its mounts and devices, not yet entered; O_PATH descriptor."""
+    spec = plan.spec
+    if plan.options.overlay is not None:
+        from pysandbox.runtime import launch_overlay
+
+        launch_overlay.mount_overlay(plan.options.overlay)
+    root = rootfs.prepare_root(spec, plan.rootfs)
+    mounts.mount_all(root, spec, plan.bundle, plan.cgroup)
+    if devices.needs_dev(spec):
+        devices.make_devices(root, spec)
+    return root
+
+
+def make_cwd(root: int, cwd: str) -> None:
+    """A missing cwd is made, as runc does; before the root becomes read-only."""
+    try:
+        os.close(rootfs.ensure_dir(root, cwd))
+    except OSError as error:
+        raise from_os_error(f"mkdir {cwd}", error, LaunchError) from None
+
+
+def own_proc() -> int:
+    """A procfs of the container's pid namespace, mounted nowhere: the monitor needs one even where the container has none."""
+    try:
+        return native.detached_mount(
+            "proc", {}, native.MOUNT_ATTR_NOSUID | native.MOUNT_ATTR_NODEV | native.MOUNT_ATTR_NOEXEC
+        )
+    except OSError as error:
+        raise from_os_error("mount the monitor's procfs", error, LaunchError) from None
+
+
+def join_keyring(container_id: str) -> None:
+    """A session keyring of the container's own: keys of the caller's session stay outside."""
+    try:
+        native.join_session_keyring(f"_ses.{container_id}")
+    except OSError as error:
+        import errno
+
+        # Kernel without keys, or a quota used up by other containers: the old keyring is left behind all the same, because
+        # the program's keyctl is decided by policy.
+        if error.errno not in (errno.ENOSYS, errno.EDQUOT):
+            raise from_os_error("join session keyring", error, LaunchError) from None
+
+
+def _roles(plan: LaunchPlan, proc: int, index: int | None, store: int | None, planner: int | None) -> dict[int, int]:
+    roles = {
+        abi.FD_KVM: plan.kvm,
+        abi.FD_MONITOR: plan.monitor,
+        abi.FD_TRACE: plan.trace,
+        abi.FD_POLICY: plan.policy,
+        abi.FD_PLAN_INDEX: index,
+        abi.FD_PLAN_STORE: store,
+        abi.FD_PROC: proc,
+        abi.FD_HOST_SELF: plan.host_self,
+        abi.FD_PLANNER: planner,
+        abi.FD_CTL: plan.control,
+    }
+    return {role: fd for role, fd in roles.items() if fd is not None}

@@ -1,0 +1,182 @@
+"""What the launcher prepares before it forks: the host's side of a container, checked and open.
+
+Nothing here leaves a trace on the host but the trace file; descriptors close by themselves when the launcher ends.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pysandbox.oci import cgroups, devices, mounts, namespaces, process
+from pysandbox.oci._struct import Struct
+from pysandbox.oci.errors import BundleError, ConfigError, LaunchError, UnsupportedError, host_reason
+from pysandbox.runtime import abi, launch_vault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pysandbox.oci.bundle import Bundle
+    from pysandbox.oci.spec import Spec
+
+_DISPATCH = {"auto": abi.DISPATCH_AUTO, "ring": abi.DISPATCH_RING, "exit": abi.DISPATCH_EXIT}
+_PIN = {"off": abi.PIN_OFF, "log": abi.PIN_LOG, "enforce": abi.PIN_ENFORCE}
+_TRACE = {"ring": abi.TRACE_RING, "full": abi.TRACE_FULL, "off": abi.TRACE_OFF}
+_KVM_API_VERSION = 12
+_KVM_GET_API_VERSION = 0xAE00
+
+
+class Overlay(Struct):
+    """A root made for this container alone: `lower` seen read-only below a writable layer in a private tmpfs.
+    `writable`: host directories that show through for writing; `scratch`: the directory to mount on."""
+
+    lower: str
+    scratch: str
+    writable: tuple[str, ...] = ()
+
+
+class Options(Struct):
+    """How `run` is asked to start a container, apart from config.json; names as runc's flags."""
+
+    id: str
+    root: str
+    detach: bool = False
+    pid_file: str = ""
+    console_socket: str = ""
+    preserve_fds: int = 0
+    no_pivot: bool = False
+    no_new_keyring: bool = False
+    no_subreaper: bool = False
+    keep: bool = False
+    systemd_cgroup: bool = False
+    overlay: Overlay | None = None
+    foreground_tty: bool = True
+
+
+class LaunchPlan(Struct):
+    """All that the container process needs, inherited across the fork. Integers are descriptors of the launcher."""
+
+    options: Options
+    spec: Spec
+    bundle: str
+    rootfs: str
+    namespaces: namespaces.Namespaces
+    cgroup: cgroups.Cgroup
+    capabilities: process.CapabilitySets
+    dispatch: int
+    trace_mode: int
+    pin: int
+    kvm: int
+    host_self: int
+    monitor: int
+    control: int
+    policy: int
+    trace: int | None
+
+
+def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | None = None) -> LaunchPlan:
+    """Raises the error of whatever is missing or not supported."""
+    spec = bundle.spec
+    check(spec, options)
+    rootfs = bundle.rootfs
+    try:
+        fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.close(fd)
+    except OSError as error:
+        raise BundleError(f"invalid rootfs: stat {rootfs}: {host_reason(error.errno)}", errno=error.errno) from None
+    annotations = spec.annotations
+    trace_mode = _choice(annotations, "dev.pysandbox.trace", _TRACE, "ring")
+    return LaunchPlan(
+        options=options,
+        spec=spec,
+        bundle=bundle.dir,
+        rootfs=os.path.realpath(rootfs),
+        dispatch=_choice(annotations, "dev.pysandbox.dispatch", _DISPATCH, "auto"),
+        pin=_choice(annotations, "dev.pysandbox.pin", _PIN, "log"),
+        trace_mode=trace_mode,
+        capabilities=process.CapabilitySets(spec.process.capabilities),
+        namespaces=namespaces.open_namespaces(spec),
+        cgroup=cgroups.plan(spec, options.id),
+        kvm=open_kvm(),
+        host_self=os.open("/proc/thread-self", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
+        monitor=launch_vault.monitor_memfd(),
+        control=launch_vault.control_memfd(),
+        policy=_policy(spec),
+        trace=_trace(options, annotations, trace_mode),
+    )
+
+
+def check(spec: Spec, options: Options) -> None:
+    """Contradictions and unsupported wishes, before anything is made."""
+    if options.systemd_cgroup and not os.path.isdir("/run/systemd/system"):
+        raise UnsupportedError("systemd not running on this host: cannot use systemd cgroups manager")
+    if options.systemd_cgroup:
+        raise UnsupportedError("the systemd cgroup manager is not supported yet: leave --systemd-cgroup out")
+    if spec.process.terminal and options.detach and not options.console_socket:
+        raise LaunchError("cannot allocate tty if pysandbox will detach without setting console socket")
+    if options.console_socket and not (spec.process.terminal and options.detach):
+        raise LaunchError("cannot use console socket if pysandbox will not detach or allocate tty")
+    if spec.linux.namespace("mount") is None:
+        raise UnsupportedError("a container without a mount namespace is not supported (config.json: /linux/namespaces)")
+    if spec.linux.net_devices:
+        raise UnsupportedError("linux.netDevices is not supported")
+    process.check_supported(spec)
+    for mount in spec.mounts:
+        mounts.parse_options(mount.options)
+    devices.device_list(spec)
+    for fd in range(3, 3 + options.preserve_fds):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise LaunchError(f"--preserve-fds: descriptor {fd} is not open") from None
+
+
+def _choice(annotations: Mapping[str, str], key: str, values: dict[str, int], default: str) -> int:
+    value = annotations.get(key, default)
+    if value not in values:
+        # JSON pointer: "/" in a key is written "~1"; these keys have none.
+        raise ConfigError(f"{value!r} is not one of {', '.join(values)}", pointer=f"/annotations/{key}")
+    return values[value]
+
+
+def open_kvm() -> int:
+    """/dev/kvm, usable. `LaunchError` says what to do when it is not."""
+    import fcntl
+
+    try:
+        fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise LaunchError(
+            "/dev/kvm does not exist: load the kvm-intel or kvm-amd module, or enable (nested) virtualization for this host"
+        ) from None
+    except PermissionError:
+        raise LaunchError("/dev/kvm is refused (permission denied): run as root or join the kvm group") from None
+    except OSError as error:
+        raise LaunchError(
+            f"/dev/kvm cannot be opened ({host_reason(error.errno)}): is virtualization enabled on this host? try `pysandbox doctor`",
+            errno=error.errno,
+        ) from None
+    try:
+        version = fcntl.ioctl(fd, _KVM_GET_API_VERSION, 0)
+    except OSError:
+        version = -1
+    if version != _KVM_API_VERSION:
+        os.close(fd)
+        raise LaunchError(f"/dev/kvm is not a KVM device with API version {_KVM_API_VERSION}: try `pysandbox doctor`")
+    return fd
+
+
+def _policy(spec: Spec) -> int:
+    from pysandbox.runtime.policy import compile_policy
+
+    return launch_vault.sealed_memfd("pysandbox-policy", compile_policy(spec.linux.seccomp))
+
+
+def _trace(options: Options, annotations: Mapping[str, str], mode: int) -> int | None:
+    if mode == abi.TRACE_OFF:
+        return None
+    from pysandbox.runtime import launch_traces
+
+    return launch_traces.new_trace(
+        options.root, options.id, "full" if mode == abi.TRACE_FULL else "ring", annotations.get("dev.pysandbox.trace.dir", "")
+    )

@@ -1,0 +1,117 @@
+"""What a monitor is started with: sealed memfds, the vault and the start record (`shim/abi.h`, "How a monitor is started")."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from _socket import AF_UNIX, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_DGRAM, SOL_SOCKET, socketpair
+
+from pysandbox.oci.errors import LaunchError, from_os_error
+from pysandbox.runtime import abi
+
+_MFD_EXEC = 0x10
+_SEAL_ALL = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
+_MONITOR_FD = 1000
+
+
+def sealed_memfd(name: str, content: bytes) -> int:
+    """A memfd with this content that nobody can change any more; close-on-exec."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    _fill(fd, content)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEAL_ALL)
+    return fd
+
+
+def _fill(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def monitor_memfd() -> int:
+    """The monitor binary, copied once per container: whatever a container does to it through /proc/PID/exe, the installed
+    file and other containers' copies are out of reach (and a sealed memfd cannot be written anyway)."""
+    path = os.environ.get("PSB_MONITOR") or os.path.join(os.path.dirname(os.path.abspath(__file__)), "psb-monitor")
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise LaunchError(f"monitor binary {path} is missing: the installation is not complete") from None
+    except OSError as error:
+        raise from_os_error(f"open monitor binary {path}", error, LaunchError) from None
+    try:
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        try:
+            fd = os.memfd_create("pysandbox", flags | _MFD_EXEC)
+        except OSError:
+            fd = os.memfd_create("pysandbox", flags)  # Linux before 6.3: always executable
+        size = os.fstat(source).st_size
+        while size > 0:
+            copied = os.sendfile(fd, source, None, size)
+            if not copied:
+                raise LaunchError(f"monitor binary {path} is truncated")
+            size -= copied
+    finally:
+        os.close(source)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEAL_ALL)
+    return fd
+
+
+def control_memfd() -> int:
+    """struct psb_ctl, shared and writable by the container's monitors; its size is fixed."""
+    fd = os.memfd_create("pysandbox-ctl", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    _fill(fd, abi.Ctl.pack(version=abi.ABI_VERSION, ncpus=len(os.sched_getaffinity(0))))
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0x1 | 0x2 | 0x4)
+    return fd
+
+
+def make_vault(roles: dict[int, int]) -> int:
+    """The vault's open end, close-on-exec. `roles`: PSB_FD_* -> descriptor; the caller's descriptors stay open."""
+    writer, reader = socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
+    message = abi.Vault.pack(magic=abi.VAULT_MAGIC, version=abi.ABI_VERSION, nfds=len(roles), role=tuple(roles))
+    fds = b"".join(fd.to_bytes(4, "little") for fd in roles.values())
+    writer.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, fds)])
+    writer.close()
+    return reader.detach()
+
+
+def start_record(
+    *, path: str, execfn: str, fds: list[int], dispatch: int, trace: int, pin: int, stack_limit: int
+) -> int:
+    """Memfd with the struct psb_start of a container's first program."""
+    strings = os.fsencode(path) + b"\0" + os.fsencode(execfn) + b"\0"
+    path_off = abi.Start.SIZE
+    fds_off = path_off + len(strings) + (-len(strings)) % 8
+    size = fds_off + 4 * len(fds)
+    head = abi.Start.pack(
+        magic=abi.START_MAGIC,
+        version=abi.ABI_VERSION,
+        size=size,
+        dispatch=dispatch,
+        trace=trace,
+        pin=pin,
+        is_exec=0,
+        exe_fd=-1,
+        interp_fd=-1,
+        path_off=path_off,
+        execfn_off=path_off + len(os.fsencode(path)) + 1,
+        stack_limit=stack_limit,
+        trace_chunk=0xFFFFFFFF,
+        nfds=len(fds),
+        fds_off=fds_off,
+    )
+    body = strings.ljust(fds_off - path_off, b"\0") + b"".join(fd.to_bytes(4, "little") for fd in fds)
+    fd = os.memfd_create("pysandbox-start", os.MFD_CLOEXEC)
+    _fill(fd, head + body)
+    return fd
+
+
+def monitor_number(limit: int, first_free: int) -> int:
+    """The number N for monitor, vault and start record (N, N+1, N+2): out of the program's way, below its soft
+    RLIMIT_NOFILE where there is room, and modest, since the size of the descriptor table is part of every fork."""
+    return max(first_free, 64, min(_MONITOR_FD, limit - 4))
+
+
+def place(number: int, monitor: int, vault: int, record: int) -> None:
+    """Puts the three at their numbers, inheritable."""
+    for offset, fd in enumerate((monitor, vault, record)):
+        os.dup2(fd, number + offset, inheritable=True)

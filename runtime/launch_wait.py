@@ -1,0 +1,167 @@
+"""The launcher after the start: passes signals on, serves terminal and planner, learns the end."""
+
+from __future__ import annotations
+
+import _signal
+import os
+import select
+
+from pysandbox.oci import cgroups
+from pysandbox.runtime import native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pysandbox.runtime.launch_console import Proxy
+    from pysandbox.runtime.launch_plan import LaunchPlan
+
+_SIGCHLD, _SIGWINCH, _SIGKILL = 17, 28, 9
+# Not passed on: cannot be caught, faults of the launcher itself, its own business (children, window), and the two the
+# C library keeps for itself.
+_NOT_FORWARDED = frozenset((9, 19, 4, 5, 7, 8, 11, 32, 33))
+_PLANNER_NICENESS = 10
+
+
+class Signals:
+    """Signals of the launcher as a descriptor; blocked from construction until `restore`."""
+
+    def __init__(self) -> None:
+        wanted = [signo for signo in range(1, 65) if signo not in _NOT_FORWARDED]
+        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, wanted)
+        self.fd = native.signalfd(wanted)
+
+    def read(self) -> list[int]:
+        try:
+            data = os.read(self.fd, 128 * 16)
+        except BlockingIOError:
+            return []
+        return [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 128)]
+
+    def restore(self) -> None:
+        os.close(self.fd)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+
+
+class Running:
+    """A container whose first process is a child of the caller."""
+
+    def __init__(self, pid: int, plan: LaunchPlan, signals: Signals | None, planner: int | None) -> None:
+        self.pid = pid
+        self.plans: tuple[int, int] | None = None  # plan index, plan store
+        self.proxy: Proxy | None = None
+        self._plan = plan
+        self._signals = signals
+        self._planner = planner
+        self._planner_pid = 0
+        self._status: int | None = None
+
+    def wait(self) -> int:
+        """Until the container has ended: its exit status, 128+signal when killed by one."""
+        assert self._signals is not None, "only for the foreground"
+        poll = select.poll()
+        registered: dict[int, int] = {}
+        try:
+            while self._status is None:
+                wanted = {self._signals.fd: select.POLLIN}
+                if self._planner is not None and not self._planner_pid and self.plans:
+                    wanted[self._planner] = select.POLLIN
+                if self.proxy:
+                    wanted.update(self.proxy.interest())
+                for fd in registered.keys() - wanted.keys():
+                    poll.unregister(fd)
+                for fd, events in wanted.items():
+                    poll.register(fd, events)
+                registered = wanted
+                for fd, _ in poll.poll():
+                    self._ready(fd)
+        finally:
+            if self.proxy:
+                self.proxy.close()
+            self._finish()
+        return os.waitstatus_to_exitcode(self._status) if os.WIFEXITED(self._status) else 128 + os.WTERMSIG(self._status)
+
+    def leave(self) -> None:
+        """Detached: the container goes on without the launcher."""
+
+    def abort(self) -> None:
+        """The start failed: the process and what it may have started are killed and reaped."""
+        try:
+            os.kill(self.pid, _SIGKILL)
+        except ProcessLookupError:
+            pass
+        if self._status is None:
+            os.waitpid(self.pid, 0)
+        if self.proxy:
+            self.proxy.close()
+        self._finish()
+
+    def _ready(self, fd: int) -> None:
+        assert self._signals is not None
+        if fd == self._signals.fd:
+            for signo in self._signals.read():
+                if signo == _SIGCHLD:
+                    self._reap()
+                elif signo == _SIGWINCH and self.proxy:
+                    self.proxy.resize()
+                elif self._status is None:
+                    os.kill(self.pid, signo)
+        elif fd == self._planner:
+            self._start_planner()
+        elif self.proxy and not self.proxy.handle(fd):
+            # The program closed its terminal for good; its end is what we wait for now.
+            self.proxy.close()
+            self.proxy = None
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.pid:
+                self._status = status
+            elif pid == self._planner_pid:
+                # It ends only by failing: without it the container runs on, at the raw door where plans are missing.
+                self._planner_pid = 0
+                if self._planner is not None:
+                    os.close(self._planner)
+                    self._planner = None
+
+    def _start_planner(self) -> None:
+        """The first request came: a child of low priority serves this and all later ones."""
+        assert self._planner is not None and self.plans is not None
+        self._planner_pid = os.fork()
+        if self._planner_pid:
+            return
+        try:
+            native.prctl(native.PR_SET_PDEATHSIG, _SIGKILL)
+            for signo in range(1, _signal.NSIG):
+                if signo not in (9, 19, 32, 33):
+                    _signal.signal(signo, _signal.SIG_DFL)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+            os.nice(_PLANNER_NICENESS)
+            from pysandbox.runtime.rewriter import planner
+
+            planner.serve(self._planner, *self.plans)
+        finally:
+            os._exit(1)
+
+    def _finish(self) -> None:
+        if self._planner_pid:
+            try:
+                os.kill(self._planner_pid, _SIGKILL)
+                os.waitpid(self._planner_pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass
+            self._planner_pid = 0
+        if not self._plan.namespaces.private("pid"):
+            # No pid namespace whose end would take the rest along.
+            for pid in cgroups.processes(cgroups.directories(self._plan.cgroup)):
+                try:
+                    os.kill(pid, _SIGKILL)
+                except ProcessLookupError:
+                    pass
+        if self._signals:
+            self._signals.restore()
+            self._signals = None
