@@ -1,7 +1,7 @@
 /* Runs a rewritten program natively, without KVM: maps ELF files the way the monitor does, with their images in place of
  * their text, and serves the trampolines from a small handler. Proves that rewriting changes nothing but the door.
  *
- *   test_rewriter_native PLANS PROGRAM ARGS...
+ *   test_rewriter_native PLANS PROGRAM ARGV0 ARGS...
  *
  * PLANS is a text file, one plan a line: "DEV INO IMAGE-FILE". GS base points to a slot whose `entry` is `stub`. Trap doors
  * arrive as SIGSEGV (`out` without IOPL). Calls that nobody rewrote arrive as SIGSYS (syscall user dispatch). Each process that
@@ -41,7 +41,7 @@ static struct slot {
 static _Alignas(16) char stacks[1 << 20];
 static char selector = 1; /* syscall user dispatch: block; our own text is exempt */
 static uint64_t own_fs;   /* thread pointer of this loader's libc; the program has its own */
-static const char *plans_path;
+static const char *plans_path, *program;
 static uint64_t *counts;  /* shared: jump, trap, raw */
 
 static struct plan {
@@ -181,14 +181,16 @@ static bool is_elf(const char *path)
 	return yes && !access(path, X_OK);
 }
 
-/* The new program runs under this loader too (its argv[0] is its path). */
+/* The new program runs under this loader too. */
 static long guest_execve(const char *path, char **argv, char **envp)
 {
 	static const char *wrapped[1024] = {"native"};
 	int n = 1;
+	if (!strcmp(path, "/proc/self/exe"))
+		path = program;
 	wrapped[n++] = plans_path;
 	wrapped[n++] = path;
-	for (char **a = argv[0] ? argv + 1 : argv; *a && n < 1023; a++)
+	for (char **a = argv; *a && n < 1023; a++)
 		wrapped[n++] = *a;
 	wrapped[n] = 0;
 	WITH_OWN_LIBC(report());
@@ -340,11 +342,12 @@ static void read_plans(const char *path)
 
 int main(int argc, char **argv, char **envp)
 {
-	if (argc < 3)
+	if (argc < 4)
 		return 125;
 	counts = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	own_fs = __builtin_ia32_rdfsbase64();
 	plans_path = argv[1];
+	program = argv[2];
 	read_plans(plans_path);
 	Elf64_Ehdr eh, ieh;
 	Elf64_Phdr ph[64], iph[64];
@@ -356,8 +359,8 @@ int main(int argc, char **argv, char **envp)
 	}
 	uint64_t *stack = mmap(0, 8 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	uint64_t *sp = stack + (8 << 20) / 8 - 2048, *s = sp;
-	*s++ = (uint64_t)argc - 2;
-	for (int i = 2; i < argc; i++)
+	*s++ = (uint64_t)argc - 3;
+	for (int i = 3; i < argc; i++)
 		*s++ = (uint64_t)argv[i];
 	*s++ = 0;
 	for (char **e = envp; *e; e++)
