@@ -94,7 +94,9 @@ def _scan(text: str, document: str) -> Any:
     start = len(text) - len(text.lstrip(_SPACE))
     try:
         value, end = _scanner()(text, start)
-    except (ValueError, StopIteration, OverflowError) as e:
+    except (ValueError, StopIteration, OverflowError, SystemError) as e:
+        # SystemError: up to Python 3.11 the accelerator only finds its exception class if `json` is imported already,
+        # and otherwise fails without one.
         raise _explain(text, document, e) from None
     if text[end:].strip(_SPACE):
         raise _explain(text, document, None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 
 from pysandbox.oci.errors import StateError, host_reason
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 _PATIENCE = 5.0
 """Seconds to wait for killed processes to go and for a cgroup to become empty."""
 
+_SIGKILL = 9
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
 
 
@@ -68,10 +68,12 @@ def _process(made: Made) -> None:
     """Kill and wait. The pidfd is opened before the identity is checked, so a reused pid cannot be hit."""
     if made.pid <= 1 or made.pid == os.getpid():
         return
+    import signal  # imports `enum`; only those pay for it who have something to kill
+
     fd = os.pidfd_open(made.pid)
     try:
         if alive(made.pid, made.start):
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            signal.pidfd_send_signal(fd, _SIGKILL)
             _wait_until(lambda: not alive(made.pid, made.start), f"process {made.pid}")
     finally:
         os.close(fd)
@@ -114,7 +116,7 @@ def _kill_members(path: str) -> None:
         # 0 stands for processes outside this pid namespace; the runtime itself never enters a container's cgroup.
         if pid > 1 and pid != os.getpid():
             try:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, _SIGKILL)
             except ProcessLookupError:
                 continue
 
