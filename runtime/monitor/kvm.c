@@ -261,7 +261,7 @@ static void set_msrs(struct vm *vm, struct vcpu *v)
 		fatal("KVM_SET_MSRS: %d", (int)r);
 }
 
-static long vcpu_create(struct vm *vm, int id)
+static long vcpu_create(struct vm *vm, struct proc *p, int id)
 {
 	struct vcpu *v = &vm->vcpu[id];
 	long fd = kvm_ioctl(vm->fd, KVM_CREATE_VCPU, (u64)id);
@@ -272,7 +272,7 @@ static long vcpu_create(struct vm *vm, int id)
 		host_call(__NR_close, fd);
 		return run;
 	}
-	v->fd = (int)fd;
+	v->fd = fd_move_high(p, (int)fd, true); /* out of the numbers the guest gets */
 	v->run = (struct kvm_run *)run;
 	long r = kvm_ioctl(v->fd, KVM_SET_CPUID2, (u64)&host.cpuid);
 	if (IS_ERR(r))
@@ -317,7 +317,7 @@ long vcpu_attach(struct vm *vm, struct thread *t)
 	}
 	struct vcpu *v = &vm->vcpu[id];
 	if (v->fd < 0) {
-		long r = vcpu_create(vm, id);
+		long r = vcpu_create(vm, t->proc, id);
 		if (r) {
 			lock_release(&vm->lock);
 			return r;

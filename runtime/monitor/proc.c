@@ -24,7 +24,7 @@
 #define CLONE_IO 0x80000000ul
 #define CLONE_CLEAR_SIGHAND 0x100000000ul
 /* new namespaces: mount, cgroup, uts, ipc, user, pid, net, time */
-#define CLONE_NEW_ANY 0x7e0200080ul
+#define CLONE_NEW_ANY 0x7e020080ul
 #define CSIGNAL 0xfful
 
 #define ARCH_SET_GS 0x1001
