@@ -53,6 +53,16 @@ struct fdtab {
 	struct lock lock;
 };
 
+/* Ring server of a process. Owner: ring.c */
+struct ring {
+	_Atomic u32 awake;     /* futex word: 0 asleep, 1 polling */
+	_Atomic u32 started;
+	u32 burst;
+	u64 last_trap;         /* TSC */
+	u64 backoff, backoff_until; /* TSC cycles; no polling before */
+	u8 *memory;
+};
+
 /* A guest process. */
 struct proc {
 	int pid;                    /* in the container's pid namespace */
@@ -74,6 +84,7 @@ struct proc {
 	u64 stack_limit;            /* guest's RLIMIT_STACK soft limit */
 	u64 auxv[64];               /* as given to the program */
 	u32 auxv_len;               /* bytes */
+	struct ring ring;
 	struct lock exec_lock;      /* one execve at a time */
 	_Atomic u32 nthreads;       /* guest threads */
 };
@@ -109,7 +120,6 @@ struct thread {
 	bool call_on_ring;          /* `call` was begun by the ring server and continues on the thread */
 	u32 memory_retries;         /* KVM_RUN failed on memory that is there: see run.c */
 	struct thread *creator;     /* valid while starting */
-	volatile struct psb_slot *borrowed_slot; /* vfork child: its own slot while it uses the parent's */
 	u8 xsave[4096] __attribute__((aligned(64)));
 	u8 scratch[3 * 4096 + 512] __attribute__((aligned(64))); /* for handlers: path buffers etc.; valid during one call */
 };
@@ -160,7 +170,7 @@ long path_open(struct thread *t, int dirfd, const char *path, u64 flags, u64 mod
 
 /* --- mm.c -------------------------------------------------------------------------------------------- */
 /* Text of /proc/self/maps as the guest should see it, into buf; bytes needed. smaps: adds nothing yet. */
-u64 mm_format_maps(struct mm *mm, char *buf, u64 cap);
+u64 mm_format_maps(struct proc *p, char *buf, u64 cap);
 /* True if va is mapped by the guest with PROT_EXEC etc.; for si_code and procfs. Returns PROT_* or -1. */
 int mm_prot_at(struct mm *mm, u64 va);
 

@@ -146,7 +146,7 @@ static long clone_a_thread(struct thread *t, struct call *c, const struct clone_
 	child_user_state(n, t, q, call_return_regs(t, c), vcpu_get_fs(t), vcpu_get_gs(t));
 	n->creator = t;
 	n->sigmask = t->sigmask;
-	n->slot->entry = trap_entry();
+	n->slot->entry = trap_entry(p);
 	atomic_fetch_add(&p->nthreads, 1);
 	r = signal_block(t);
 	if (!r)
@@ -188,7 +188,7 @@ static void become_forked_child(struct thread *t, const struct clone_request *q,
 	t->busy = 0;
 	t->call_on_ring = false;
 	vm_forget(p->vm);
-	ring_reset_after_fork(p, t);
+	ring_new_process(p, t);
 	long r = proc_make_vm(p);
 	if (!r)
 		r = mm_reattach(p->mm);
@@ -280,19 +280,16 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 		return r;
 	}
 	if (borrow) {
-		/* The parent waits inside clone() until the child is gone: its vCPU and slot are free. */
+		/* The parent waits inside clone() until the child is gone: its vCPU is free. */
 		n->vcpu_id = t->vcpu_id;
 		n->vcpu_fd = t->vcpu_fd;
 		n->run = t->run;
 		n->exception_frame = t->exception_frame;
 		n->io_pending = t->io_pending;
-		n->borrowed_slot = n->slot;
-		n->slot = t->slot;
 	}
 	n->creator = t;
 	n->sigmask = t->sigmask;
-	u64 parent_entry = t->slot->entry;
-	n->slot->entry = trap_entry(); /* the parent's ring server must not serve the child: it is another process */
+	ring_new_process(cp, n); /* the parent's ring server must not serve the child: it is another process */
 	child_user_state(n, t, q, regs, fs, gs);
 	cp->nthreads = 1;
 	fd_copy(cp, p);
@@ -305,9 +302,6 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 		r = clone_thread((q->flags & pass) | CLONE_SETTLS | (u64)q->exit_signal, (u8 *)n->stack + n->stack_len,
 			 (int *)(q->flags & CLONE_PIDFD ? q->pidfd : q->ptid), (int *)q->ctid, n, shared_child_main, n);
 	if (borrow) {
-		t->slot->entry = parent_entry;
-		t->slot->post = PSB_SLOT_IDLE;
-		t->slot->pending = 0;
 		t->run->immediate_exit = 0;
 		t->run->s.regs.regs = mine;
 		vcpu_to_user(t);
@@ -316,7 +310,6 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 		vcpu_regs_changed(t);
 		vcpu_set_xsave(t, t->xsave);
 		t->io_pending = false;
-		n->slot = n->borrowed_slot;
 		thread_give_back(n);
 		proc_dispose(cp);
 		signal_unblock(t);
@@ -346,6 +339,7 @@ struct proc *cp_prepare(struct proc *cp, const struct proc *p)
 
 void proc_dispose(struct proc *cp)
 {
+	ring_dispose(cp);
 	host_free(cp->fds.class_of, FD_MAX);
 	host_free(cp, sizeof *cp);
 }

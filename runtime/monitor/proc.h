@@ -40,12 +40,13 @@ void proc_trace_map(struct proc *p, struct thread *t, u64 addr, u64 len, u64 off
 void proc_trace_exit(struct proc *p, struct thread *t, u64 status);
 
 /* ring.c */
-void ring_note_trap(struct thread *t);     /* a call took the trap door at a jumpable site: wake the server if it pays */
-void ring_reset_after_fork(struct proc *p, struct thread *only);
-void ring_thread_added(struct thread *t);
 void ring_start(struct proc *p);
-u64 ring_entry(void);
-u64 trap_entry(void);
+void ring_note_trap(struct thread *t);     /* a call took the trap door at a jumpable site: wake the server if it pays */
+void ring_new_process(struct proc *p, struct thread *only); /* after fork, or in a vfork child */
+void ring_thread_added(struct thread *t);
+void ring_dispose(struct proc *p);
+u64 ring_entry(const struct proc *p);      /* what a slot's `entry` should be now */
+u64 trap_entry(const struct proc *p);
 extern struct ring_counters {
 	u64 exits, ring, trap, raw, faults, wakeups;
 } counters;

@@ -9,49 +9,40 @@
 
 #define FUTEX_WAIT_PRIVATE 128
 #define FUTEX_WAKE_PRIVATE 129
-#define RING_STACK (64ul << 10)
+#define RING_MEMORY (ROUND_UP(sizeof(struct thread), PAGE) + (64ul << 10)) /* struct thread, then stack */
 /* In TSC cycles; the values need only be right within a factor of two. */
 #define BURST_GAP 400000ul    /* calls closer than this (exit included) belong to a burst */
 #define BURST_LENGTH 4u       /* so many in a row wake the server */
 #define IDLE_SPIN 150000ul    /* the server sleeps after so long without a call */
 #define PREEMPTED 300000ul    /* a gap in our own polling: somebody else needs the CPU */
+#define BACKOFF_MIN 4000000ul
+#define BACKOFF_MAX 400000000ul
+
+static u32 cpus; /* that this process may use */
 
 long clone_thread(u64 flags, void *stack_top, int *ptid, int *ctid, void *tls, void (*fn)(void *), void *arg);
 
-static struct {
-	_Atomic u32 awake;       /* futex word: 0 asleep, 1 polling */
-	_Atomic u32 started;
-	struct proc *proc;
-	u64 ring_va, trap_va;
-	u64 last_trap;           /* TSC */
-	u32 burst;
-	u64 backoff_until;       /* TSC: no polling before */
-	u64 backoff;
-	u32 cpus;
-	struct thread *thread;   /* the server's own: scratch and TLS, no vCPU */
-} ring;
-
-u64 ring_entry(void)
+u64 ring_entry(const struct proc *p)
 {
-	return atomic_load(&ring.awake) ? ring.ring_va : ring.trap_va;
+	return atomic_load(&p->ring.awake) ? p->mm->shim + SHIM_RING : trap_entry(p);
 }
 
-u64 trap_entry(void)
+u64 trap_entry(const struct proc *p)
 {
-	return ring.trap_va;
+	return p->mm->shim + SHIM_TRAP;
 }
 
-static void set_entries(u64 entry)
+static void set_entries(struct proc *p, u64 entry)
 {
 	for (u32 i = 0; i < VCPU_MAX && threads.entry[i]; i++) {
 		struct thread *t = threads.entry[i];
-		if (t->state == THREAD_USED && t->proc == ring.proc && t->slot && !t->gs_changed)
+		if (t->state == THREAD_USED && t->proc == p && t->slot && !t->gs_changed)
 			t->slot->entry = entry;
 	}
 }
 
 /* One posted call. The line is copied once; `busy` keeps the thread's own side out meanwhile. */
-static bool serve(struct thread *t)
+static bool serve(struct proc *p, struct thread *t)
 {
 	if ((u8)t->slot->post != PSB_SLOT_POSTED)
 		return false;
@@ -59,7 +50,7 @@ static bool serve(struct thread *t)
 	if (!atomic_compare_exchange_strong(&t->busy, &zero, 1))
 		return false;
 	u64 post = t->slot->post;
-	if ((u8)post != PSB_SLOT_POSTED || t->proc != ring.proc || t->call_on_ring) {
+	if ((u8)post != PSB_SLOT_POSTED || t->proc != p || t->call_on_ring) {
 		atomic_store(&t->busy, 0);
 		return false;
 	}
@@ -81,48 +72,46 @@ static bool serve(struct thread *t)
 	return true;
 }
 
-static void serve_all(u64 *last_call)
+static void serve_all(struct proc *p, u64 *last_call)
 {
 	for (u32 i = 0; i < VCPU_MAX && threads.entry[i]; i++) {
 		struct thread *t = threads.entry[i];
-		if (t->state == THREAD_USED && t->slot && serve(t))
+		if (t->state == THREAD_USED && t->proc == p && t->slot && serve(p, t))
 			*last_call = rdtsc();
 	}
 }
 
-static void fall_asleep(void)
+static void fall_asleep(struct proc *p)
 {
-	set_entries(ring.trap_va);
-	atomic_store(&ring.awake, 0);
+	set_entries(p, trap_entry(p));
+	atomic_store(&p->ring.awake, 0);
 	u64 ignored;
-	serve_all(&ignored); /* posted before the entries changed; later ones give up by themselves */
-	while (!atomic_load(&ring.awake))
-		host_call(__NR_futex, &ring.awake, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0);
-	set_entries(ring.ring_va);
+	serve_all(p, &ignored); /* posted before the entries changed; later ones give up by themselves */
+	while (!atomic_load(&p->ring.awake))
+		host_call(__NR_futex, &p->ring.awake, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0);
+	set_entries(p, p->mm->shim + SHIM_RING);
 }
 
 static void server_main(void *arg)
 {
-	(void)arg;
-	bool always = ring.proc->dispatch == PSB_DISPATCH_RING;
+	struct proc *p = arg;
+	bool always = p->dispatch == PSB_DISPATCH_RING;
 	u64 last_call = rdtsc(), last_poll = last_call;
-	set_entries(ring.ring_va);
+	set_entries(p, p->mm->shim + SHIM_RING);
 	for (;;) {
 		u64 before = last_call;
-		serve_all(&last_call);
+		serve_all(p, &last_call);
 		u64 now = rdtsc();
 		bool preempted = last_call == before && now - last_poll > PREEMPTED;
 		last_poll = now;
 		if (!always && (preempted || now - last_call > IDLE_SPIN)) {
-			if (preempted) { /* the CPU is wanted: stay away for a while, longer each time */
-				ring.backoff = ring.backoff ? ring.backoff * 2 : 4000000;
-				if (ring.backoff > 400000000)
-					ring.backoff = 400000000;
-				ring.backoff_until = now + ring.backoff;
-			} else {
-				ring.backoff = 0;
-			}
-			fall_asleep();
+			u64 wait = p->ring.backoff * 2;
+			if (preempted) /* the CPU is wanted: stay away for a while, longer each time */
+				p->ring.backoff = wait < BACKOFF_MIN ? BACKOFF_MIN : wait > BACKOFF_MAX ? BACKOFF_MAX : wait;
+			else
+				p->ring.backoff = 0;
+			p->ring.backoff_until = now + p->ring.backoff;
+			fall_asleep(p);
 			last_call = last_poll = rdtsc();
 		}
 		if (last_call == before)
@@ -133,77 +122,77 @@ static void server_main(void *arg)
 static void start_server(struct proc *p)
 {
 	u32 zero = 0;
-	if (!atomic_compare_exchange_strong(&ring.started, &zero, 1))
+	if (!atomic_compare_exchange_strong(&p->ring.started, &zero, 1))
 		return;
-	struct thread *s = host_alloc(sizeof *s);
-	u8 *stack = host_alloc(RING_STACK);
-	if (!s || !stack)
+	u8 *memory = host_alloc(RING_MEMORY);
+	if (!memory)
 		return;
+	struct thread *s = (struct thread *)memory; /* its own scratch and TLS; no vCPU */
 	s->self = s;
 	s->proc = p;
-	ring.thread = s;
-	atomic_store(&ring.awake, 1);
+	p->ring.memory = memory;
+	atomic_store(&p->ring.awake, 1);
 	u64 all = ~(1ul << 10 | 1ul << 6), old; /* SIGSEGV and SIGBUS stay open: guest memory may fault in copies */
 	host_call(__NR_rt_sigprocmask, 2, &all, &old, 8);
 	/* CLONE_VM FS FILES SIGHAND THREAD SYSVSEM SETTLS */
-	long r = clone_thread(0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000 | 0x80000, stack + RING_STACK, NULL, NULL, s, server_main, NULL);
+	long r = clone_thread(0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000 | 0x80000, memory + RING_MEMORY, NULL, NULL, s, server_main, p);
 	host_call(__NR_rt_sigprocmask, 2, &old, 0, 8);
 	if (r < 0)
-		atomic_store(&ring.awake, 0);
+		atomic_store(&p->ring.awake, 0);
 }
 
-static void wake_server(void)
+static void wake_server(struct proc *p)
 {
-	if (!atomic_load(&ring.started)) {
-		start_server(ring.proc);
-	} else if (!atomic_exchange(&ring.awake, 1)) {
-		host_call(__NR_futex, &ring.awake, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
-	}
+	if (!atomic_load(&p->ring.started))
+		start_server(p);
+	else if (!atomic_exchange(&p->ring.awake, 1))
+		host_call(__NR_futex, &p->ring.awake, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
 	counters.wakeups++;
 }
 
 void ring_note_trap(struct thread *t)
 {
-	if (t->proc != ring.proc || ring.proc->dispatch == PSB_DISPATCH_EXIT || ring.cpus < 2 || atomic_load(&ring.awake))
+	struct proc *p = t->proc;
+	struct ring *r = &p->ring;
+	if (p->dispatch == PSB_DISPATCH_EXIT || cpus < 2 || atomic_load(&r->awake))
 		return;
 	u64 now = rdtsc();
-	ring.burst = now - ring.last_trap < BURST_GAP ? ring.burst + 1 : 0;
-	ring.last_trap = now;
-	if (ring.burst >= BURST_LENGTH && now >= ring.backoff_until) {
-		ring.burst = 0;
-		wake_server();
+	r->burst = now - r->last_trap < BURST_GAP ? r->burst + 1 : 0;
+	r->last_trap = now;
+	if (r->burst >= BURST_LENGTH && now >= r->backoff_until) {
+		r->burst = 0;
+		wake_server(p);
 	}
 }
 
 void ring_thread_added(struct thread *t)
 {
-	if (t->proc == ring.proc && !t->gs_changed)
-		t->slot->entry = ring_entry();
+	if (!t->gs_changed)
+		t->slot->entry = ring_entry(t->proc);
 }
 
 void ring_start(struct proc *p)
 {
-	ring.proc = p;
-	ring.ring_va = p->mm->shim + SHIM_RING;
-	ring.trap_va = p->mm->shim + SHIM_TRAP;
 	u64 mask[16] = {0};
 	host_call(__NR_sched_getaffinity, 0, sizeof mask, mask);
 	for (u32 i = 0; i < ARRAY_LEN(mask); i++)
 		for (u64 m = mask[i]; m; m &= m - 1)
-			ring.cpus++;
+			cpus++;
 	if (p->dispatch == PSB_DISPATCH_RING)
 		start_server(p);
 }
 
-void ring_reset_after_fork(struct proc *p, struct thread *only)
+void ring_new_process(struct proc *p, struct thread *only)
 {
-	/* The server was a thread of the parent. Its stack and struct stay behind as copies that nothing touches. */
-	ring.proc = p;
-	atomic_store(&ring.awake, 0);
-	atomic_store(&ring.started, 0);
-	ring.burst = 0;
-	only->slot->entry = ring.trap_va;
+	/* The server was a thread of the parent. After fork its memory stays behind as a copy that nothing touches. */
+	p->ring = (struct ring){0};
+	only->slot->entry = trap_entry(p);
 	only->slot->post = PSB_SLOT_IDLE;
 	if (p->dispatch == PSB_DISPATCH_RING)
 		start_server(p);
+}
+
+void ring_dispose(struct proc *p)
+{
+	host_free(p->ring.memory, RING_MEMORY);
 }

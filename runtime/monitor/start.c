@@ -273,7 +273,7 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	proc_trace_exec(p, t, img.entry);
 	signal_start(p, t);
 	ring_start(p);
-	t->slot->entry = p->dispatch == PSB_DISPATCH_RING ? ring_entry() : trap_entry();
+	t->slot->entry = ring_entry(p);
 	vcpu_set_user(t, img.entry, rsp, 0);
 	thread_run(t);
 }
