@@ -10,6 +10,7 @@
  *  - a change of the host mask by us while a signal is being caught would open the mask in spite of a held signal: every such
  *    change goes through signal_call(), which does nothing once a signal is held. */
 #include "signal.h"
+#include "proc.h"
 
 #define SET_BYTES 8
 #define SYS_RESTART 219 /* the kernel's restart_syscall, in RAX when it continues a call with a timeout by itself */
@@ -104,6 +105,18 @@ static bool is_own_fault(const struct siginfo_k *info, const struct sigcontext_k
 	return info->code > 0 && mc->trapno == TRAP_PAGE_FAULT && mc->cr2 == info->addr;
 }
 
+/* The ring server does not block SIGSEGV and SIGBUS either, and the host may pick it for one that was sent to the process: to
+ * a thread of the guest then. */
+static void forward(const struct thread *server, const struct siginfo_k *info)
+{
+	for (u32 i = 0; i < VCPU_MAX && threads.entry[i]; i++) {
+		const struct thread *t = threads.entry[i];
+		if (t->state == THREAD_USED && t->proc == server->proc &&
+		    !host_call(__NR_rt_tgsigqueueinfo, t->proc->pid, t->tid, info->signo, info))
+			return;
+	}
+}
+
 /* The one host handler; all signals are blocked while it runs. Short: note, and make sure that the thread will look. */
 static void on_host_signal(int signo, struct siginfo_k *info, struct host_ucontext *host)
 {
@@ -119,6 +132,10 @@ static void on_host_signal(int signo, struct siginfo_k *info, struct host_uconte
 		}
 		if (t->proc->sig.action[signo].handler == SIG_IGN)
 			return;
+		if (!t->run) {
+			forward(t, info);
+			return;
+		}
 		if ((t->sigmask & SIG_BIT(signo)) || t->sig_pending) {
 			keep(t, info);
 			return;
@@ -130,8 +147,7 @@ static void on_host_signal(int signo, struct siginfo_k *info, struct host_uconte
 	memcpy(t->sig_info, info, sizeof t->sig_info);
 	t->sig_pending = 1;
 	host->uc.sigmask = HOST_FULL_MASK;
-	if (t->run)
-		t->run->immediate_exit = 1;
+	t->run->immediate_exit = 1;
 	if (mc->rip >= (u64)signal_call_begin && mc->rip <= (u64)signal_call_insn) {
 		/* A timed call that the kernel was about to continue by itself did run: natively that ends in EINTR. */
 		mc->rax = (u64)(mc->rax == SYS_RESTART && mc->rip == (u64)signal_call_insn ? -EINTR : -ERESTARTSYS);
@@ -175,23 +191,25 @@ void signal_start(struct proc *p, struct thread *t)
 	signal_apply_mask(t); /* opens SIGSEGV and SIGBUS; the program's wish about them is in t->sigmask */
 }
 
+/* t->sigmask was set by the creator before the host clone (it may change its own mask since); a forked child has it in its copy. */
 void signal_thread_start(struct thread *t, struct thread *parent)
 {
 	struct kept *k;
 	while ((k = kept_find(t, ~0ull))) /* of the parent (fork) or of an earlier user of this entry */
 		kept_drop(k);
-	t->sigmask = parent->sigmask;
 	t->sig_pending = 0; /* pending signals are not inherited */
 	t->have_saved_sigmask = false;
-	if (t == parent) {
-		/* forked child: everything else is a copy already */
-	} else if (t->proc == parent->proc) {
-		altstack_reset(t);
-	} else {
-		t->altstack_sp = parent->altstack_sp;
-		t->altstack_size = parent->altstack_size;
-		t->altstack_flags = parent->altstack_flags;
+	const struct thread *from = parent ? parent : t->creator;
+	if (from && from != t) {
+		if (from->proc == t->proc) { /* a thread: no alternate stack */
+			altstack_reset(t);
+		} else { /* a process that shares memory: the caller's */
+			t->altstack_sp = from->altstack_sp;
+			t->altstack_size = from->altstack_size;
+			t->altstack_flags = from->altstack_flags;
+		}
 	}
+	t->creator = NULL; /* a later fork of this thread has no creator but itself */
 	if (t == current_thread())
 		signal_apply_mask(t);
 }
@@ -305,6 +323,33 @@ static struct sigaction_k take_action(struct thread *t, int signo)
 	return act;
 }
 
+/* Moves a kept SIGSEGV or SIGBUS that the guest no longer blocks into the empty hand. True when a signal is held. */
+static bool take_kept(struct thread *t)
+{
+	if (!kept_find(t, ~t->sigmask))
+		return false;
+	if (signal_block(t))
+		return true; /* another one came first */
+	struct kept *k = kept_find(t, ~t->sigmask);
+	if (k) {
+		memcpy(t->sig_info, &k->info, sizeof t->sig_info);
+		t->sig_pending = 1;
+		kept_drop(k);
+		return true;
+	}
+	signal_apply_mask(t);
+	return false;
+}
+
+/* After t->sigmask changed outside signal_deliver(): the host mask follows, a kept signal that may come now is held, and a held
+ * one makes the next KVM_RUN return (an earlier kick may be used up). */
+static void mask_changed(struct thread *t)
+{
+	signal_apply_mask(t);
+	if (take_kept(t) || t->sig_pending)
+		t->run->immediate_exit = 1;
+}
+
 static bool canonical(u64 va)
 {
 	return (u64)((i64)(va << 16) >> 16) == va;
@@ -334,7 +379,7 @@ void signal_force(struct thread *t, const struct siginfo_k *info, const struct f
 		signal_die(t, info->signo);
 	}
 	enter_handler(t, &act, info, fault);
-	signal_apply_mask(t);
+	mask_changed(t);
 }
 
 void signal_fault(struct thread *t, int signo, int code, u64 addr, u64 trapno, u64 err, u64 cr2)
@@ -344,10 +389,18 @@ void signal_fault(struct thread *t, int signo, int code, u64 addr, u64 trapno, u
 	signal_force(t, &info, &fault);
 }
 
+/* An unpatched `syscall` left the vCPU at CPL 0 (raw door): the program must never run there. */
+void user_segments(struct thread *t)
+{
+	if ((t->run->s.regs.sregs.cs.selector & 3) != 3)
+		vcpu_to_user(t);
+}
+
 /* The registers as the program sees them behind a call: `syscall` leaves RIP in RCX and the flags in R11. */
 static struct kvm_regs *end_call(struct thread *t, long ret)
 {
 	struct kvm_regs *r = vcpu_settle(t);
+	user_segments(t);
 	r->rip = r->rcx = t->call.ret_addr;
 	r->r11 = r->rflags & ~0x3000ul;
 	r->rax = (u64)ret;
@@ -385,24 +438,6 @@ static bool is_restart(long ret)
 static bool restarts_after(long ret, const struct sigaction_k *act)
 {
 	return ret == -ERESTARTNOINTR || (ret == -ERESTARTSYS && (act->flags & SA_RESTART));
-}
-
-/* Moves a kept SIGSEGV or SIGBUS that the guest no longer blocks into the empty hand. True when a signal is held. */
-static bool take_kept(struct thread *t)
-{
-	if (!kept_find(t, ~t->sigmask))
-		return false;
-	if (signal_block(t))
-		return true; /* another one came first */
-	struct kept *k = kept_find(t, ~t->sigmask);
-	if (k) {
-		memcpy(t->sig_info, &k->info, sizeof t->sig_info);
-		t->sig_pending = 1;
-		kept_drop(k);
-		return true;
-	}
-	signal_apply_mask(t);
-	return false;
 }
 
 /* The guest has the signal at its default by now (another thread changed it): let the host do what the default is. */
@@ -487,7 +522,7 @@ static long call_with_mask(struct thread *t, u64 mask, long nr, const u64 arg[6]
 {
 	u64 before = t->sigmask;
 	t->sigmask = mask;
-	long r = kept_find(t, ~mask) ? -EINTR : signal_call(&t->sig_pending, nr, arg);
+	long r = take_kept(t) ? -ERESTARTSYS : signal_call(&t->sig_pending, nr, arg);
 	if (r == -ERESTARTSYS) {
 		struct siginfo_k info;
 		memcpy(&info, t->sig_info, sizeof info);
@@ -497,7 +532,7 @@ static long call_with_mask(struct thread *t, u64 mask, long nr, const u64 arg[6]
 		}
 		r = -EINTR;
 	}
-	if (r == -EINTR && (t->sig_pending || kept_find(t, ~mask))) {
+	if (r == -EINTR && t->sig_pending) {
 		t->saved_sigmask = before;
 		t->have_saved_sigmask = true;
 		return interrupted;
@@ -599,6 +634,7 @@ long h_rt_sigprocmask(struct thread *t, struct call *c)
 		if (mask != old && open_host_mask(t, mask & ~SIG_COPY_FAULTS))
 			return -ERESTARTNOINTR;
 		t->sigmask = mask;
+		take_kept(t);
 	}
 	return c->arg[2] ? copy_to_guest(gptr_of(c->arg[2]), &old, sizeof old) : 0;
 }
@@ -683,11 +719,10 @@ long h_rt_sigtimedwait(struct thread *t, struct call *c)
 long h_rt_sigreturn(struct thread *t, struct call *c)
 {
 	(void)c;
-	if (frame_pop(t) || !canonical(t->run->s.regs.regs.rip)) {
+	if (frame_pop(t) || !canonical(t->run->s.regs.regs.rip))
 		signal_force(t, &(struct siginfo_k){.signo = SIGSEGV, .code = SI_KERNEL}, NULL);
-		return CALL_NO_RETURN;
-	}
-	signal_apply_mask(t);
+	else
+		mask_changed(t);
 	return CALL_NO_RETURN;
 }
 

@@ -161,6 +161,8 @@ void altstack_reset(struct thread *t);
 void signal_force(struct thread *t, const struct siginfo_k *info, const struct fault_info *fault);
 /* Makes t->sigmask the host mask, unless a signal is held. */
 void signal_apply_mask(struct thread *t);
+/* Back to CPL 3 after an exit through the raw door. */
+void user_segments(struct thread *t);
 
 /* --- signal_entry.S ------------------------------------------------------------------------------------- */
 long signal_call(_Atomic u32 *pending, long nr, const u64 arg[6]);

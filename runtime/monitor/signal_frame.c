@@ -283,6 +283,7 @@ static long read_fpstate(u64 where, struct xsave *x)
 static void restore_context(struct thread *t, const struct sigcontext_k *mc)
 {
 	struct kvm_regs *r = vcpu_settle(t);
+	user_segments(t);
 	u64 flags = (r->rflags & ~FLAGS_RESTORED) | (mc->rflags & FLAGS_RESTORED);
 	*r = (struct kvm_regs){
 		.r8 = mc->r8, .r9 = mc->r9, .r10 = mc->r10, .r11 = mc->r11,

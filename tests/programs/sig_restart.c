@@ -1,0 +1,227 @@
+/* Interrupted calls: which restart with SA_RESTART, which never do, and what they return. */
+#include "sig.h"
+#include <linux/futex.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/msg.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/file.h>
+#include <sys/time.h>
+
+static volatile sig_atomic_t hits;
+
+static void handler(int signo, siginfo_t *info, void *context)
+{
+	(void)signo, (void)info, (void)context;
+	hits++;
+}
+
+static int pipe_fd[2], sock[2];
+static uint32_t word;
+
+static long do_read(void)
+{
+	char c;
+	return read(pipe_fd[0], &c, 1);
+}
+
+static long do_recv(void)
+{
+	char c;
+	return recv(sock[0], &c, 1, 0);
+}
+
+static long do_recv_timeout(void)
+{
+	struct timeval tv = {0, 150000};
+	setsockopt(sock[0], SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
+	char c;
+	long r = recv(sock[0], &c, 1, 0);
+	tv.tv_usec = 0;
+	setsockopt(sock[0], SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
+	return r;
+}
+
+static long do_nanosleep(void)
+{
+	struct timespec ts = {0, 120000000};
+	return clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL) ? (errno = EINTR, -1) : 0;
+}
+
+static long do_nanosleep_abs(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	ts.tv_nsec += 120000000;
+	if (ts.tv_nsec >= 1000000000)
+		ts.tv_sec++, ts.tv_nsec -= 1000000000;
+	return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) ? (errno = EINTR, -1) : 0;
+}
+
+static long do_futex(void)
+{
+	return syscall(SYS_futex, &word, FUTEX_WAIT, 0, NULL);
+}
+
+static long do_futex_timeout(void)
+{
+	struct timespec ts = {0, 120000000};
+	return syscall(SYS_futex, &word, FUTEX_WAIT, 0, &ts);
+}
+
+static long do_poll(void)
+{
+	struct pollfd p = {pipe_fd[0], POLLIN, 0};
+	return poll(&p, 1, 120);
+}
+
+static long do_select(void)
+{
+	struct timeval tv = {0, 120000};
+	fd_set s;
+	FD_ZERO(&s);
+	FD_SET(pipe_fd[0], &s);
+	return select(pipe_fd[0] + 1, &s, NULL, NULL, &tv);
+}
+
+static long do_epoll(void)
+{
+	int fd = epoll_create1(0);
+	struct epoll_event e;
+	long r = epoll_wait(fd, &e, 1, 120);
+	int saved = errno;
+	close(fd);
+	errno = saved;
+	return r;
+}
+
+static long do_pause(void)
+{
+	return pause();
+}
+
+static long do_sigsuspend(void)
+{
+	sigset_t none;
+	sigemptyset(&none);
+	return sigsuspend(&none);
+}
+
+static long do_msgrcv(void)
+{
+	int q = msgget(IPC_PRIVATE, 0600);
+	struct {
+		long type;
+		char c;
+	} m;
+	long r = msgrcv(q, &m, 1, 0, 0);
+	int saved = errno;
+	msgctl(q, IPC_RMID, NULL);
+	errno = saved;
+	return r;
+}
+
+static long do_wait(void)
+{
+	int status;
+	return waitpid(-1, &status, 0) > 0 ? WEXITSTATUS(status) : -1;
+}
+
+/* Sends the signal after 40 ms, and after 120 ms what completes the call. */
+static pid_t helper(bool is_wait)
+{
+	pid_t me = getpid(), pid = fork();
+	if (pid)
+		return pid;
+	sleep_ms(40);
+	kill(me, SIGUSR1);
+	sleep_ms(80);
+	if (is_wait)
+		_exit(7);
+	word = 0; /* own copy: the futex cases without timeout are ended by a second signal */
+	char c = 'x';
+	check(write(pipe_fd[1], &c, 1) == 1);
+	check(write(sock[1], &c, 1) == 1);
+	sleep_ms(40);
+	kill(me, SIGUSR2);
+	_exit(7);
+}
+
+static void drain(void)
+{
+	char c[16];
+	while (recv(sock[0], c, sizeof c, MSG_DONTWAIT) > 0)
+		;
+	struct pollfd p = {pipe_fd[0], POLLIN, 0};
+	while (poll(&p, 1, 0) > 0)
+		check(read(pipe_fd[0], c, sizeof c) > 0);
+}
+
+static void run(const char *name, long (*fn)(void), int flags)
+{
+	on_signal(SIGUSR1, handler, flags);
+	on_signal(SIGUSR2, handler, 0);
+	hits = 0;
+	pid_t pid = helper(fn == do_wait);
+	errno = 0;
+	long start = now_ms(), r = fn();
+	int err = errno;
+	long took = now_ms() - start;
+	int interrupted = hits;
+	say("%s%s: %ld %s, %s, handlers so far %d", name, flags & SA_RESTART ? " SA_RESTART" : "", r, r < 0 ? strerror(err) : "",
+	    took < 80 ? "early" : "late", interrupted);
+	if (!(fn == do_wait && r == 7))
+		reap(pid);
+	for (int i = 0; fn != do_wait && hits < 2 && i < 100; i++)
+		sleep_ms(5);
+	drain();
+}
+
+int main(void)
+{
+	static const struct {
+		const char *name;
+		long (*fn)(void);
+	} calls[] = {
+		{"read", do_read},         {"recv", do_recv},     {"recv with SO_RCVTIMEO", do_recv_timeout},
+		{"nanosleep", do_nanosleep}, {"nanosleep until", do_nanosleep_abs}, {"futex", do_futex},
+		{"futex with timeout", do_futex_timeout}, {"poll", do_poll}, {"select", do_select},
+		{"epoll_wait", do_epoll},  {"pause", do_pause},   {"sigsuspend", do_sigsuspend},
+		{"msgrcv", do_msgrcv},     {"wait", do_wait},
+	};
+	check(!pipe(pipe_fd));
+	check(!socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++) {
+		run(calls[i].name, calls[i].fn, 0);
+		run(calls[i].name, calls[i].fn, SA_RESTART);
+	}
+
+	/* The remaining time of an interrupted sleep. */
+	on_signal(SIGUSR1, handler, SA_RESTART);
+	pid_t pid = kill_later(SIGUSR1, 50);
+	struct timespec ts = {5, 0}, left = {0, 0};
+	int r = nanosleep(&ts, &left);
+	say("nanosleep: %d %s, remaining %d", r, strerror(errno), left.tv_sec == 4 && left.tv_nsec > 0);
+	reap(pid);
+
+	/* A transfer in part is a success. */
+	pid = kill_later(SIGUSR1, 80);
+	static char big[1 << 20];
+	on_signal(SIGUSR1, handler, 0);
+	long n = write(pipe_fd[1], big, sizeof big);
+	say("partial write %ld", n);
+	reap(pid);
+
+	/* An ignored or default-ignored signal interrupts nothing. */
+	signal(SIGUSR1, SIG_IGN);
+	pid = kill_later(SIGUSR1, 30);
+	pid_t winch = kill_later(SIGWINCH, 30);
+	long start = now_ms();
+	ts = (struct timespec){0, 100000000};
+	r = nanosleep(&ts, NULL);
+	say("ignored: %d, full time %d", r, now_ms() - start >= 99);
+	reap(pid);
+	reap(winch);
+	return done();
+}
