@@ -162,8 +162,8 @@ struct psb_trace_header {
 	uint32_t version;
 	uint32_t mode;        /* PSB_TRACE_RING or PSB_TRACE_FULL */
 	uint32_t chunk_size;  /* bytes, multiple of the page size */
-	uint32_t nchunks;     /* ring: fixed; full: chunks allocated so far */
-	uint64_t next_chunk;  /* atomic */
+	uint32_t nchunks;     /* chunks in the file; atomic, grows only (ring: when live processes hold all of them) */
+	uint64_t next_chunk;  /* ordinals given out so far; atomic. The first chunk's ordinal is 1 */
 	uint64_t tsc0;        /* TSC and CLOCK_REALTIME (ns) read together at creation */
 	uint64_t realtime0_ns;
 	uint64_t tsc_khz;     /* 0: unknown, then readers calibrate with tsc1/realtime1_ns */
@@ -176,7 +176,7 @@ struct psb_trace_header {
 struct psb_trace_chunk {
 	uint32_t magic;
 	uint32_t state;       /* PSB_CHUNK_* */
-	uint64_t ordinal;     /* allocation number: orders chunks of one process */
+	uint64_t ordinal;     /* allocation number, orders chunks of one process; 0: never used; bit 63: being set up */
 	uint32_t host_pid;
 	uint32_t pid;         /* in the container's pid namespace */
 	uint64_t first_seq;
@@ -191,6 +191,7 @@ struct psb_trace_chunk {
 #define PSB_REC_SIGNAL 4  /* delivered signal: args = {signo, si_code, si_addr or sender pid, handler, 0, 0} */
 #define PSB_REC_EXIT 5    /* args[0] = wait status */
 #define PSB_REC_FORK 6    /* written by the child first: args = {parent pid, clone flags} */
+#define PSB_REC_RET 7     /* completes the call `seq` (takes no number of its own), whose chunk was left before it returned */
 
 #define PSB_REC_DONE 1     /* flags: ret is valid */
 #define PSB_REC_NORETURN 2 /* flags: call never returns (exit, execve that succeeded, rt_sigreturn) */
@@ -232,6 +233,8 @@ struct psb_trace_record {
  * none: the default. Numbers >= PSB_POLICY_NRS: the default. */
 #define PSB_POLICY_MAGIC 0x31594c4f50425350 /* "PSBPOLY1" */
 #define PSB_POLICY_NRS 512
+#define PSB_POLICY_KILL_X32 1     /* flags: numbers with the x32 bit kill the thread */
+#define PSB_POLICY_ENOSYS_ABOVE 2 /* flags: numbers >= PSB_POLICY_NRS are ENOSYS, not the default */
 #define PSB_CMP_NE 1
 #define PSB_CMP_LT 2
 #define PSB_CMP_LE 3

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from pysandbox.runtime import abi
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +25,8 @@ def test_generated_file_is_current() -> None:
 
 
 def test_layout_is_the_compilers(tmp_path: Path) -> None:
-    lines = ["#include <stdint.h>", "#include <stddef.h>", "#include <stdio.h>", f'#include "{HEADER}"', "int main(void) {"]
+    includes = ("<stdint.h>", "<stddef.h>", "<stdio.h>", f'"{HEADER}"')
+    lines = [*(f"#include {name}" for name in includes), "int main(void) {"]
     expected = []
     for name, cls in structs().items():
         lines.append(f'printf("%zu\\n", sizeof(struct {name}));')
