@@ -27,6 +27,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 TOP = Path(__file__).resolve().parent.parent.parent
 WORK = TOP / "build" / "svm"
@@ -226,8 +227,15 @@ def job_script(command: list[str], share: Path | None) -> str:
     )
 
 
-def run(command: list[str], *, memory: int = 2048, timeout: float = 1800, share: Path | None = None) -> int:
-    """Runs a command inside and returns its exit status; output goes to this process' standard output.
+def run(
+    command: list[str],
+    *,
+    memory: int = 2048,
+    timeout: float = 1800,
+    share: Path | None = None,
+    output: BinaryIO | None = None,
+) -> int:
+    """Runs a command inside and returns its exit status; its output goes to `output`, or this process' standard output.
 
     Raises Failure when the machine cannot be built, does not come up, or does not finish within `timeout` seconds.
     """
@@ -251,7 +259,10 @@ def run(command: list[str], *, memory: int = 2048, timeout: float = 1800, share:
         (result / "status").unlink(missing_ok=True)
         (job / "job").write_text(job_script(command, share))
         qemu = qemu_command(unpacked, image, job, result, log, memory)
-        with open(Path(work) / "qemu", "w+b") as errors, subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stderr=errors) as process:
+        with (
+            open(Path(work) / "qemu", "w+b") as errors,
+            subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=output, stderr=errors) as process,
+        ):
             try:
                 process.wait(timeout)
                 problem = "the machine stopped before the command had ended"
