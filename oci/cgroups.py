@@ -26,21 +26,24 @@ DEFAULT_RULES = tuple(
     for kind, major, minor, access in (
         ("c", None, None, "m"), ("b", None, None, "m"), ("c", 1, 3, "rwm"), ("c", 1, 8, "rwm"), ("c", 1, 7, "rwm"),
         ("c", 5, 0, "rwm"), ("c", 1, 5, "rwm"), ("c", 1, 9, "rwm"), ("c", 136, None, "rwm"), ("c", 5, 2, "rwm"),
+        ("c", 10, 200, "rwm"),
     )
 )  # fmt: skip
 
 
 class Layout(Struct):
     """The host's hierarchies. `mounts`: controller -> mount point ("" for version 2); `own`: controller -> the caller's
-    group below that mount point."""
+    group below that mount point. `hybrid`: mount point of a version 2 hierarchy beside version 1 ones, else ""."""
 
     unified: bool
     mounts: dict[str, str]
     own: dict[str, str]
+    hybrid: str = ""
 
 
 class Cgroup(Struct):
-    """A container's groups: controller -> absolute directory ("" for version 2). Several may share one directory."""
+    """A container's groups: controller -> absolute directory ("" for version 2, "unified" for the version 2 part of a
+    hybrid host, which only tracks processes). Several may share one directory."""
 
     paths: dict[str, str]
 
@@ -85,10 +88,11 @@ def _read_layout() -> Layout:
     if not mounts and unified_mount:
         mounts = {"": unified_mount}
     own = {}
-    for controller in mounts:
-        path, root = groups.get(controller, "/"), roots[controller]
+    for controller in (*mounts, ""):
+        path, root = groups.get(controller, "/"), roots.get(controller, "/")
         own[controller] = os.path.relpath(path, root) if path.startswith(root) else "."
-    return Layout(unified="" in mounts, mounts=mounts, own=own)
+    unified = "" in mounts
+    return Layout(unified=unified, mounts=mounts, own=own, hybrid="" if unified else unified_mount)
 
 
 def _unescape(text: str) -> str:
@@ -111,6 +115,9 @@ def plan(spec: Spec, container_id: str) -> Cgroup:
     for controller, mount in layout.mounts.items():
         base = mount if wanted.startswith("/") else os.path.normpath(os.path.join(mount, layout.own[controller]))
         paths[controller] = os.path.join(base, path)
+    if layout.hybrid:
+        base = layout.hybrid if wanted.startswith("/") else os.path.normpath(os.path.join(layout.hybrid, layout.own[""]))
+        paths["unified"] = os.path.join(base, path)
     return Cgroup(paths=paths)
 
 
@@ -123,7 +130,7 @@ def create(cgroup: Cgroup) -> None:
     layout = host_layout()
     for controller, path in cgroup.paths.items():
         try:
-            _create(path, layout.mounts[controller], controller)
+            _create(path, layout.mounts.get(controller) or layout.hybrid, controller)
             if _read(path, "cgroup.procs").strip():
                 raise ResourceError(f"cgroup {path} already has processes in it", errno=errno.EBUSY)
         except OSError as error:

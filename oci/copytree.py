@@ -42,6 +42,7 @@ def _copy_directory(source: int, target: int) -> None:
                 os.mknod(name, found.st_mode, found.st_rdev, dir_fd=target)
                 os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=target)
             os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
+            os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target, follow_symlinks=False)
             continue
         _copy_attributes(below, copy)
         os.close(below)

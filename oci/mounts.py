@@ -250,8 +250,9 @@ def _tmpfs(root: int, mount: Mount, options: Options) -> None:
         target = native.openat2(
             root, mount.destination.lstrip("/") or ".", os.O_PATH | os.O_DIRECTORY, 0, native.RESOLVE_IN_ROOT
         )
-        # As runc: a directory that exists keeps its permissions, unless config.json says otherwise.
-        data.insert(0, f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
+        if not options.copy_up:
+            # As runc: a directory that exists keeps its permissions, unless config.json says otherwise.
+            data.insert(0, f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
     except FileNotFoundError:
         target = rootfs.ensure_dir(root, mount.destination)
     lower = rootfs.open_in(root, mount.destination) if options.copy_up else -1
@@ -263,7 +264,7 @@ def _tmpfs(root: int, mount: Mount, options: Options) -> None:
         copy_tree(lower, top)
         os.close(lower)
     if options.flags & native.MS_RDONLY and not _below_dev(mount.destination):
-        native.mount(None, rootfs.fd_path(top), None, native.MS_REMOUNT | options.flags, ",".join(data))
+        native.mount_setattr(top, 0, native.MOUNT_ATTR_RDONLY)
     os.close(top)
 
 
@@ -350,8 +351,7 @@ def _cgroup(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgrou
     top = rootfs.open_in(root, mount.destination)
     for propagation in options.propagation:
         native.mount(None, rootfs.fd_path(top), None, propagation)
-    if options.flags & native.MS_RDONLY:
-        native.mount_setattr(top, 0, native.MOUNT_ATTR_RDONLY)
+    # Not read-only even if asked: what holds only mount points stays writable under runc, too.
     os.close(top)
 
 

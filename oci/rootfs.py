@@ -205,7 +205,7 @@ def mask_paths(root: int, spec: Spec) -> None:
             except (FileNotFoundError, NotADirectoryError):
                 continue  # nothing there to hide: the specification's intent is met
             if stat.S_ISDIR(os.fstat(target).st_mode):
-                cover = native.detached_mount("tmpfs", {"ro": None}, native.MOUNT_ATTR_RDONLY)
+                cover = native.detached_mount("tmpfs", {"source": "tmpfs", "ro": None}, native.MOUNT_ATTR_RDONLY)
             else:
                 if null < 0:
                     null = _open_null(root)

@@ -122,8 +122,11 @@ def _follow(channel: Channel, running: launch_wait.Running, plan: LaunchPlan, wa
         if kind == launch_channel.ROOT:
             plans = _plan_program(fds[0], text, plan, warn)
             running.plans = plans
-            channel.send(launch_channel.PLANS, fds=plans or ())
             os.close(fds[0])
+            try:
+                channel.send(launch_channel.PLANS, fds=plans or ())
+            except BrokenPipeError:
+                continue  # the child has failed meanwhile; its message is still to be read
         elif kind == launch_channel.TERMINAL:
             _terminal(running, fds[0], plan)
         elif kind == launch_channel.WARNING:

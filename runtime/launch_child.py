@@ -11,6 +11,7 @@ channel; every step is one of `pysandbox.oci`'s modules, and the order is the po
 from __future__ import annotations
 
 import os
+import sys
 
 from pysandbox.oci import cgroups, devices, mounts, namespaces, process, rootfs
 from pysandbox.oci.errors import Error, LaunchError, from_os_error
@@ -61,13 +62,14 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -
     warning = process.set_oom_score(spec.process.oom_score_adj)
     if warning:
         channel.send(launch_channel.WARNING, warning)
+    preload()
     namespaces.enter(plan.namespaces)
     set_names(plan)
 
     terminal: int | None = None
-    proc = own_proc()
     if "mount" in plan.namespaces.new:
         root = build_root(plan)
+        proc = own_proc()
         if spec.process.terminal:
             terminal = launch_console.open_terminal(root, spec.process, channel)
         channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
@@ -76,13 +78,16 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -
         mounts.finish_dev(root, spec)
         rootfs.mask_paths(root, spec)
         rootfs.readonly_paths(root, spec)
+        seal_imports()
         if options.no_pivot:
             rootfs.move_root(root)
         else:
             rootfs.pivot(root)
         rootfs.finish_root(spec)
     else:
+        seal_imports()
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        proc = own_proc()
         if spec.process.terminal:
             terminal = launch_console.open_terminal(root, spec.process, channel)
         channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
@@ -183,6 +188,26 @@ def build_root(plan: LaunchPlan) -> int:
     if devices.needs_dev(spec):
         devices.make_devices(root, spec)
     return root
+
+
+def preload() -> None:
+    """All modules that the process needs once the host's files are out of sight."""
+    import _signal  # noqa: F401
+    import errno  # noqa: F401
+    import fcntl  # noqa: F401
+    import resource  # noqa: F401
+    import struct  # noqa: F401
+
+    "".encode("unicode_escape")  # codecs are modules, too; error messages use this one
+
+
+def seal_imports() -> None:
+    """From here on Python's module path names files of the *container*. Importing one would run its code with the
+    launcher's rights, so there is no import any more: a module forgotten in `preload` is an error, never an escape."""
+    sys.meta_path.clear()
+    sys.path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
 
 
 def make_cwd(root: int, cwd: str) -> None:

@@ -88,7 +88,10 @@ def _bad_format(path: str) -> LaunchError:
 
 
 def _check_elf(path: str, fd: int, head: bytes) -> None:
-    """64-bit little-endian x86-64, an executable or a PIE, program headers inside the file, an interpreter that exists."""
+    """64-bit little-endian x86-64, an executable or a PIE, all segments inside the file, an interpreter that exists.
+
+    The kernel starts a truncated file and lets it die by SIGBUS or SIGSEGV; a reason is more use.
+    """
     from struct import unpack_from
 
     if len(head) < 64 or head[:6] != b"\x7fELF\x02\x01":
@@ -100,8 +103,11 @@ def _check_elf(path: str, fd: int, head: bytes) -> None:
     table = os.pread(fd, count * 56, offset)
     if len(table) < count * 56:
         raise _bad_format(path)
-    for number in range(count):
-        segment, _, file_offset, _, _, size = unpack_from("<IIQQQQ", table, number * 56)
+    file_size = os.fstat(fd).st_size
+    segments = [unpack_from("<IIQQQQ", table, number * 56) for number in range(count)]
+    if any(kind == 1 and place + size > file_size for kind, _, place, _, _, size in segments):  # PT_LOAD
+        raise _bad_format(path)
+    for segment, _, file_offset, _, _, size in segments:
         if segment != 3:  # PT_INTERP
             continue
         if not 2 <= size <= 4096:
