@@ -1,0 +1,512 @@
+/* Published descriptors (invariant 3): the guest can use a number only while it is marked here. The monitor's own
+ * descriptors live at high numbers and are never marked.
+ *
+ * A number can change its meaning between the check and the host call: another thread closes it, and the kernel hands it out
+ * again to whatever is opened next, which may be a file that is still being examined and will be refused. Therefore calls *hold* the
+ * numbers they use, and close() of a held number leaves a harmless placeholder behind until the last holder is done:
+ *     hold:  use++, then look whether it is published         close:  unpublish, then look at use
+ * (both sequentially consistent), so at least one side sees the other. */
+#include "linux_abi.h"
+#include "monitor.h"
+#include "syscalls/handlers.h"
+#include "kvm.h"
+
+#define ZOMBIE 254u  /* class: closed by the guest, kept as placeholder while held */
+#define MONITOR 255u /* class: a descriptor of the monitor */
+
+/* Behind the classes, in the same allocation. */
+struct fdtab_tail {
+	_Atomic u16 use[FD_MAX];
+	u32 high; /* no number at or above it was ever marked */
+};
+#define TAB_BYTES (FD_MAX + sizeof(struct fdtab_tail))
+#define MADV_WIPEONFORK 18
+#define PREFERRED_TOP 1024 /* monitor descriptors below it: a larger kernel table makes every fork slower */
+
+static struct fdtab_tail *tail(struct proc *p)
+{
+	return (struct fdtab_tail *)(p->fds.class_of + FD_MAX);
+}
+
+static _Atomic u8 *class_ref(struct proc *p, int fd)
+{
+	return (_Atomic u8 *)&p->fds.class_of[fd];
+}
+
+static bool in_table(int fd);
+
+/* The vault's neighbours are kept free for exec. */
+static bool is_monitor(struct proc *p, int fd)
+{
+	return (in_table(fd) && p->fds.class_of[fd] == MONITOR) || (p->vault_fd > 0 && fd >= p->vault_fd - 1 && fd <= p->vault_fd + 1);
+}
+
+static bool in_table(int fd)
+{
+	return (u32)fd < FD_MAX;
+}
+
+static u8 class_raw(struct proc *p, int fd)
+{
+	return in_table(fd) ? atomic_load(class_ref(p, fd)) : FD_NONE;
+}
+
+bool fd_published(struct proc *p, int fd)
+{
+	u8 c = class_raw(p, fd);
+	return c != FD_NONE && c < ZOMBIE;
+}
+
+enum fd_class fd_class_of(struct proc *p, int fd)
+{
+	u8 c = class_raw(p, fd);
+	return c < ZOMBIE ? (enum fd_class)c : FD_NONE;
+}
+
+/* Lock held, or nobody else can be here. */
+static void mark(struct proc *p, int fd, u8 class)
+{
+	atomic_store(class_ref(p, fd), class);
+	if (class != FD_NONE && (u32)fd >= tail(p)->high)
+		tail(p)->high = (u32)fd + 1;
+}
+
+bool fd_hold(struct proc *p, int fd)
+{
+	if (!in_table(fd))
+		return false;
+	atomic_fetch_add(&tail(p)->use[fd], 1);
+	if (fd_published(p, fd))
+		return true;
+	fd_drop(p, fd);
+	return false;
+}
+
+void fd_drop(struct proc *p, int fd)
+{
+	if (atomic_fetch_sub(&tail(p)->use[fd], 1) != 1 || likely(class_raw(p, fd) != ZOMBIE))
+		return;
+	lock_acquire(&p->fds.lock);
+	if (class_raw(p, fd) == ZOMBIE && !atomic_load(&tail(p)->use[fd])) {
+		host_call(__NR_close, fd);
+		mark(p, fd, FD_NONE);
+	}
+	lock_release(&p->fds.lock);
+}
+
+/* Closes a published number; the lock is held. */
+static long close_locked(struct proc *p, int fd)
+{
+	mark(p, fd, FD_NONE);
+	if (likely(!atomic_load(&tail(p)->use[fd])))
+		return host_call(__NR_close, fd);
+	long root = host_call(__NR_openat, AT_FDCWD, "/", O_PATH | O_CLOEXEC, 0);
+	if (root < 0) /* out of numbers or memory: the holders race with whoever gets the number next, so keep it */
+		return -EIO;
+	host_call(__NR_dup3, root, fd, O_CLOEXEC);
+	host_call(__NR_close, root);
+	mark(p, fd, ZOMBIE);
+	if (!atomic_load(&tail(p)->use[fd])) {
+		host_call(__NR_close, fd);
+		mark(p, fd, FD_NONE);
+	}
+	return 0;
+}
+
+long fd_close(struct thread *t, int fd)
+{
+	struct proc *p = t->proc;
+	lock_acquire(&p->fds.lock);
+	long r = fd_published(p, fd) ? close_locked(p, fd) : -EBADF;
+	lock_release(&p->fds.lock);
+	return r;
+}
+
+void fd_unpublish(struct proc *p, int fd)
+{
+	lock_acquire(&p->fds.lock);
+	if (fd_published(p, fd))
+		mark(p, fd, FD_NONE);
+	lock_release(&p->fds.lock);
+}
+
+long fd_publish_as(struct thread *t, int fd, enum fd_class class)
+{
+	struct proc *p = t->proc;
+	if (!in_table(fd)) {
+		host_call(__NR_close, fd);
+		return -EMFILE;
+	}
+	lock_acquire(&p->fds.lock);
+	bool own = is_monitor(p, fd);
+	if (!own)
+		mark(p, fd, (u8)class);
+	lock_release(&p->fds.lock);
+	return own ? -EBADF : fd;
+}
+
+/* --- what a descriptor is -------------------------------------------------------------------------------------- */
+
+/* Anonymous inodes a guest may have. KVM's, io_uring's, BPF's and others are not for it, however it came by them. */
+static enum fd_class classify_anonymous(struct proc *p, int fd)
+{
+	static const char *const allowed[] = {"[timerfd]", "[signalfd]", "[eventpoll]", "inotify", "[pidfd]", "[userns]"};
+	char link[32], name[64];
+	fd_link(link, fd);
+	long n = host_call(__NR_readlinkat, p->proc_fd, link, name, sizeof name - 1);
+	if (n < 0)
+		return FD_NONE;
+	name[n] = 0;
+	if (strncmp(name, "anon_inode:", 11))
+		return strncmp(name, "pidfd:", 6) ? FD_NONE : FD_OTHER;
+	if (!strcmp(name + 11, "[eventfd]"))
+		return FD_EVENT;
+	for (u32 i = 0; i < ARRAY_LEN(allowed); i++)
+		if (!strcmp(name + 11, allowed[i]))
+			return FD_OTHER;
+	return FD_NONE;
+}
+
+static enum fd_class classify_chr(u64 rdev)
+{
+	u32 major = dev_major(rdev), minor = dev_minor(rdev);
+	if (major == 1 && (minor == 3 || minor == 5 || minor == 7 || minor == 9)) /* null, zero, full, urandom: never wait */
+		return FD_FILE;
+	if (major == 4 || major == 5 || (major >= 136 && major <= 143))
+		return FD_TTY;
+	return FD_OTHER;
+}
+
+/* procfs has blocks of 1024 bytes; nothing else needs the second look. */
+static bool on_procfs(int fd, const struct stat_k *st)
+{
+	struct statfs_k fs;
+	if (dev_major(st->dev) || st->blksize != 1024)
+		return false;
+	return !host_call(__NR_fstatfs, fd, &fs) && fs.type == PROC_SUPER_MAGIC;
+}
+
+/* Class by what it is, FD_NONE for what the guest must not have; *proc: needs procfs_admit(). */
+static enum fd_class classify(struct proc *p, int fd, bool *proc)
+{
+	struct stat_k st;
+	if (host_call(__NR_fstat, fd, &st))
+		return FD_NONE;
+	if (st.dev == p->monitor_dev && st.ino == p->monitor_ino)
+		return FD_NONE;
+	switch (st.mode & S_IFMT) {
+	case S_IFREG:
+		*proc = on_procfs(fd, &st);
+		return *proc ? FD_PROC : FD_FILE;
+	case S_IFDIR:
+		*proc = on_procfs(fd, &st);
+		return *proc ? FD_PROC_DIR : FD_DIR;
+	case S_IFIFO:
+		return FD_PIPE;
+	case S_IFSOCK:
+		return FD_SOCKET;
+	case S_IFCHR:
+		return classify_chr(st.rdev);
+	case S_IFBLK:
+		return FD_FILE;
+	case S_IFLNK:
+		return FD_PATH;
+	default:
+		return classify_anonymous(p, fd);
+	}
+}
+
+long fd_publish(struct thread *t, int fd)
+{
+	struct proc *p = t->proc;
+	if (!in_table(fd)) {
+		host_call(__NR_close, fd);
+		return -EMFILE;
+	}
+	if (is_monitor(p, fd)) /* a number read back from guest memory may say anything */
+		return -EBADF;
+	bool proc = false;
+	enum fd_class class = classify(p, fd, &proc);
+	if (class == FD_NONE) {
+		host_call(__NR_close, fd);
+		return -EACCES;
+	}
+	if (proc) {
+		long r = procfs_admit(t, fd, class == FD_PROC_DIR);
+		if (r < 0)
+			return r;
+		if (r != fd)
+			return fd_publish_as(t, (int)r, FD_FILE);
+	}
+	return fd_publish_as(t, fd, class);
+}
+
+/* --- the table as a whole ---------------------------------------------------------------------------------------- */
+
+static void make_table(struct proc *p)
+{
+	p->fds.class_of = host_alloc(TAB_BYTES);
+	if (!p->fds.class_of)
+		fatal("no memory for the descriptor table");
+	atomic_store(&p->fds.lock.word, 0);
+	/* holders are threads; a forked child has only one, and it holds nothing */
+	host_call(__NR_madvise, tail(p), ROUND_DOWN(FD_MAX * sizeof(u16), PAGE), MADV_WIPEONFORK);
+}
+
+void fd_start(struct proc *p, const u32 *fds, u32 n)
+{
+	make_table(p);
+	for (u32 i = 0; i < n; i++) {
+		int fd = (int)fds[i];
+		bool proc = false;
+		enum fd_class class = in_table(fd) ? classify(p, fd, &proc) : FD_NONE;
+		if (class != FD_NONE) /* a procfs file here was admitted when it was opened, or given by the launcher */
+			mark(p, fd, (u8)class);
+	}
+}
+
+u32 fd_list(struct proc *p, u32 *out, u32 cap)
+{
+	u32 n = 0;
+	for (u32 fd = 0; fd < tail(p)->high && n < cap; fd++)
+		if (fd_published(p, (int)fd))
+			out[n++] = fd;
+	return n;
+}
+
+void fd_copy(struct proc *child, struct proc *parent)
+{
+	make_table(child);
+	lock_acquire(&parent->fds.lock);
+	u32 high = tail(parent)->high;
+	memcpy(child->fds.class_of, parent->fds.class_of, high);
+	tail(child)->high = high;
+	lock_release(&parent->fds.lock);
+}
+
+int fd_move_high(struct proc *p, int fd, bool cloexec)
+{
+	u64 limit[2] = {PREFERRED_TOP, PREFERRED_TOP};
+	host_call(__NR_prlimit64, 0, RLIMIT_NOFILE, 0, limit);
+	u64 top = limit[0] < PREFERRED_TOP ? limit[0] : PREFERRED_TOP;
+	long n = -EMFILE;
+	for (u64 base = top > MONITOR_FD_ROOM ? top - MONITOR_FD_ROOM : 3; n < 0 && base >= 3; base /= 2)
+		n = host_call(__NR_fcntl, fd, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, base);
+	if (n < 0)
+		return fd;
+	host_call(__NR_close, fd);
+	if (p->fds.class_of) {
+		lock_acquire(&p->fds.lock);
+		if (in_table(fd) && class_raw(p, fd) == MONITOR)
+			mark(p, fd, FD_NONE);
+		if (in_table((int)n))
+			mark(p, (int)n, MONITOR);
+		lock_release(&p->fds.lock);
+	}
+	return (int)n;
+}
+
+/* --- calls that work on numbers ------------------------------------------------------------------------------------ */
+
+long h_close(struct thread *t, struct call *c)
+{
+	(void)c;
+	return fd_close(t, (int)marshal_of(t)->arg[0]);
+}
+
+/* dup2 and dup3 onto `to`. Natively EBUSY is what a race with an open() in another thread gives; here it is also what
+ * stands between the guest and a number that is in use but not published. Monitor numbers are refused as if they lay above
+ * the limit. */
+static long dup_onto(struct thread *t, int from, int to, u32 flags)
+{
+	struct proc *p = t->proc;
+	u8 class = class_raw(p, from);
+	if (!in_table(to))
+		return -EBADF;
+	lock_acquire(&p->fds.lock);
+	u8 there = class_raw(p, to);
+	long r;
+	if (is_monitor(p, to))
+		r = -EBADF;
+	else if (there == FD_NONE && host_call(__NR_fcntl, to, F_GETFD) >= 0)
+		r = -EBUSY;
+	else
+		r = host_call(__NR_dup3, from, to, flags);
+	if (r >= 0)
+		mark(p, to, class);
+	lock_release(&p->fds.lock);
+	return r;
+}
+
+long h_dup(struct thread *t, struct call *c)
+{
+	(void)c;
+	int fd = (int)marshal_of(t)->arg[0];
+	long r = host_call(__NR_dup, fd);
+	return r < 0 ? r : fd_publish_as(t, (int)r, fd_class_of(t->proc, fd));
+}
+
+long h_dup2(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	if ((int)a[0] == (int)a[1])
+		return (int)a[1];
+	return dup_onto(t, (int)a[0], (int)a[1], 0);
+}
+
+long h_dup3(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	if (a[2] & ~(u64)O_CLOEXEC || (int)a[0] == (int)a[1])
+		return -EINVAL;
+	return dup_onto(t, (int)a[0], (int)a[1], (u32)a[2]);
+}
+
+#define CLOSE_RANGE_UNSHARE 2u
+#define CLOSE_RANGE_CLOEXEC 4u
+
+/* Only published numbers. UNSHARE means nothing here: the table is shared with nobody but this process' own threads. */
+long h_close_range(struct thread *t, struct call *c)
+{
+	(void)c;
+	struct proc *p = t->proc;
+	const u64 *a = marshal_of(t)->arg;
+	u32 first = (u32)a[0], last = (u32)a[1], flags = (u32)a[2];
+	if (first > last || flags & ~(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC))
+		return -EINVAL;
+	lock_acquire(&p->fds.lock);
+	for (u32 fd = first; fd <= last && fd < tail(p)->high; fd++) {
+		if (!fd_published(p, (int)fd))
+			continue;
+		if (flags & CLOSE_RANGE_CLOEXEC)
+			host_call(__NR_fcntl, fd, F_SETFD, FD_CLOEXEC);
+		else
+			close_locked(p, (int)fd);
+	}
+	lock_release(&p->fds.lock);
+	return 0;
+}
+
+/* Two new descriptors into guest memory, as the kernel does: nothing stays open when they cannot be written. */
+static long give_pair(struct thread *t, u64 where, const int pair[2], enum fd_class class)
+{
+	long r = copy_to_guest(gptr_of(where), pair, 8);
+	if (r) {
+		host_call(__NR_close, pair[0]);
+		host_call(__NR_close, pair[1]);
+		return r;
+	}
+	for (int i = 0; i < 2; i++)
+		if ((r = fd_publish_as(t, pair[i], class)) < 0)
+			return r;
+	return 0;
+}
+
+static long make_pipe(struct thread *t, u64 where, u32 flags)
+{
+	int pair[2];
+	long r = host_call(__NR_pipe2, pair, flags);
+	return r ? r : give_pair(t, where, pair, FD_PIPE);
+}
+
+long h_pipe(struct thread *t, struct call *c)
+{
+	(void)c;
+	return make_pipe(t, marshal_of(t)->arg[0], 0);
+}
+
+long h_pipe2(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	if (a[1] & ~(u64)(O_CLOEXEC | O_NONBLOCK | 040000u)) /* O_DIRECT; notification pipes belong to keyrings */
+		return -EINVAL;
+	return make_pipe(t, a[0], (u32)a[1]);
+}
+
+long h_socketpair(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	int pair[2];
+	long r = host_call(__NR_socketpair, a[0], a[1], a[2], pair);
+	return r ? r : give_pair(t, a[3], pair, FD_SOCKET);
+}
+
+long h_socket(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	long r = host_call(__NR_socket, a[0], a[1], a[2]);
+	return r < 0 ? r : fd_publish_as(t, (int)r, FD_SOCKET);
+}
+
+static long make_eventfd(struct thread *t, u64 count, u64 flags)
+{
+	long r = host_call(__NR_eventfd2, count, flags);
+	return r < 0 ? r : fd_publish_as(t, (int)r, FD_EVENT);
+}
+
+long h_eventfd(struct thread *t, struct call *c)
+{
+	(void)c;
+	return make_eventfd(t, marshal_of(t)->arg[0], 0);
+}
+
+long h_eventfd2(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return make_eventfd(t, a[0], a[1]);
+}
+
+long h_epoll_create(struct thread *t, struct call *c)
+{
+	(void)c;
+	if ((i32)marshal_of(t)->arg[0] <= 0)
+		return -EINVAL;
+	long r = host_call(__NR_epoll_create1, 0);
+	return r < 0 ? r : fd_publish(t, (int)r);
+}
+
+#define MFD_HUGETLB 4u
+
+long h_memfd_create(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	if (a[1] & MFD_HUGETLB) /* pages that do not fit the 4 KiB guest page tables */
+		return -ENOSYS;
+	long r = host_call(__NR_memfd_create, a[0], a[1]);
+	return r < 0 ? r : fd_publish_as(t, (int)r, FD_FILE);
+}
+
+static long make_signalfd(struct thread *t, int fd, u64 mask, u64 size, u64 flags)
+{
+	long r = host_call(__NR_signalfd4, fd, mask, size, flags);
+	return r < 0 || r == fd ? r : fd_publish(t, (int)r);
+}
+
+long h_signalfd(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return make_signalfd(t, (int)a[0], a[1], a[2], 0);
+}
+
+long h_signalfd4(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return make_signalfd(t, (int)a[0], a[1], a[2], a[3]);
+}
+
+/* F_DUPFD and F_DUPFD_CLOEXEC; the rest of fcntl is in syscalls/fs.c. */
+
+long fd_dup_from(struct thread *t, int fd, u32 cmd, u64 least)
+{
+	long r = host_call(__NR_fcntl, fd, cmd, least);
+	return r < 0 ? r : fd_publish_as(t, (int)r, fd_class_of(t->proc, fd));
+}

@@ -1,0 +1,93 @@
+/* Kernel constants and structures the handlers use; the C library's headers are not for a freestanding program. */
+#ifndef PSB_LINUX_ABI_H
+#define PSB_LINUX_ABI_H
+
+#include "host.h"
+
+#define O_ACCMODE 3u
+#define O_WRONLY 1u
+#define O_RDWR 2u
+#define O_CREAT 0100u
+#define O_EXCL 0200u
+#define O_NOCTTY 0400u
+#define O_TRUNC 01000u
+#define O_APPEND 02000u
+#define O_NONBLOCK 04000u
+#define O_LARGEFILE 0100000u
+#define O_DIRECTORY 0200000u
+#define O_NOFOLLOW 0400000u
+#define O_CLOEXEC 02000000u
+#define O_PATH 010000000u
+#define O_TMPFILE_BIT 020000000u
+/* What open() looks at; it ignores the rest, openat2() refuses it. */
+#define O_VALID 037777703u
+
+#define AT_FDCWD (-100)
+#define AT_SYMLINK_NOFOLLOW 0x100u
+#define AT_REMOVEDIR 0x200u
+#define AT_SYMLINK_FOLLOW 0x400u
+#define AT_EMPTY_PATH 0x1000u
+
+#define RESOLVE_NO_XDEV 1u
+#define RESOLVE_NO_MAGICLINKS 2u
+#define RESOLVE_NO_SYMLINKS 4u
+#define RESOLVE_BENEATH 8u
+#define RESOLVE_IN_ROOT 16u
+#define RESOLVE_CACHED 32u
+
+#define S_IFMT 0170000u
+#define S_IFSOCK 0140000u
+#define S_IFLNK 0120000u
+#define S_IFREG 0100000u
+#define S_IFBLK 0060000u
+#define S_IFDIR 0040000u
+#define S_IFCHR 0020000u
+#define S_IFIFO 0010000u
+
+#define F_DUPFD 0
+#define F_GETFD 1
+#define F_SETFD 2
+#define F_GETFL 3
+#define F_SETFL 4
+#define F_DUPFD_CLOEXEC 1030
+#define FD_CLOEXEC 1u
+
+#define PROC_SUPER_MAGIC 0x9fa0
+#define RLIMIT_NOFILE 7
+#define RLIMIT_STACK 3
+
+struct stat_k {
+	u64 dev, ino, nlink;
+	u32 mode, uid, gid, pad;
+	u64 rdev;
+	i64 size, blksize, blocks;
+	i64 atime, atime_ns, mtime, mtime_ns, ctime, ctime_ns, unused[3];
+};
+_Static_assert(sizeof(struct stat_k) == 144, "struct stat");
+
+struct statfs_k {
+	i64 type, bsize;
+	u64 blocks, bfree, bavail, files, ffree, fsid;
+	i64 namelen, frsize, flags, spare[4];
+};
+_Static_assert(sizeof(struct statfs_k) == 120, "struct statfs");
+
+struct open_how_k {
+	u64 flags, mode, resolve;
+};
+
+struct timespec_k {
+	i64 sec, nsec;
+};
+
+static inline u32 dev_major(u64 dev)
+{
+	return (u32)(dev >> 8 & 0xfff) | (u32)(dev >> 32 & ~0xffful);
+}
+
+static inline u32 dev_minor(u64 dev)
+{
+	return (u32)(dev & 0xff) | (u32)(dev >> 12 & ~0xfful);
+}
+
+#endif

@@ -1,0 +1,641 @@
+/* Paths and procfs (invariant 4).
+ *
+ * Two rules keep procfs from being used against the monitor, whose process the guest's own /proc/self is:
+ *   1. No magic link is followed blindly: the kernel walks with RESOLVE_NO_MAGICLINKS; where it meets one, the path is walked here
+ *      component by component, and the link is followed only if it leads to something of the guest's.
+ *   2. Whatever was opened is judged by what it is, not by how its path was spelled: a descriptor on a procfs is admitted by
+ *      the name its canonical path has, looked up in a list; what is not listed is refused, what would show the monitor is
+ *      replaced by text made here. */
+#include "linux_abi.h"
+#include "mm.h"
+#include "monitor.h"
+#include "syscalls/handlers.h"
+
+#define PATH_MAX 4096
+#define MAX_LINKS 40
+
+void fd_link(char buf[32], int fd)
+{
+	format(buf, 32, "self/fd/%d", fd);
+}
+
+static void close_fd(long fd)
+{
+	if (fd >= 0)
+		host_call(__NR_close, fd);
+}
+
+static long canonical(struct proc *p, int fd, char *buf, u64 cap)
+{
+	char link[32];
+	fd_link(link, fd);
+	long n = host_call(__NR_readlinkat, p->proc_fd, link, buf, cap - 1);
+	if (n >= 0)
+		buf[n] = 0;
+	return n;
+}
+
+static bool is_procfs(int fd)
+{
+	struct statfs_k fs;
+	return !host_call(__NR_fstatfs, fd, &fs) && fs.type == PROC_SUPER_MAGIC;
+}
+
+/* --- names --------------------------------------------------------------------------------------------------------- */
+
+/* /proc/PID/... or /proc/PID/task/TID/...: what follows, and whose it is. */
+struct proc_name {
+	bool per_process;
+	bool own;
+	bool task;        /* through task/TID */
+	u32 pid;
+	const char *rest; /* "", "status", "fd/3", "net/tcp"; top level: path below /proc/ */
+};
+
+static const char *number(const char *s, u32 *out)
+{
+	u64 n = 0;
+	const char *p = s;
+	for (; *p >= '0' && *p <= '9' && p - s < 10; p++)
+		n = n * 10 + (u64)(*p - '0');
+	*out = (u32)n;
+	return p > s && (!*p || *p == '/') && n <= 0x7fffffff ? p : NULL;
+}
+
+static const char *skip_slash(const char *s)
+{
+	return *s == '/' ? s + 1 : s;
+}
+
+static bool parse_name(struct proc *p, const char *path, struct proc_name *n)
+{
+	memset(n, 0, sizeof *n);
+	if (strncmp(path, "/proc", 5) || (path[5] && path[5] != '/'))
+		return false;
+	n->rest = skip_slash(path + 5);
+	const char *after = number(n->rest, &n->pid);
+	if (!after)
+		return true;
+	n->per_process = true;
+	n->own = n->pid == (u32)p->pid;
+	n->rest = skip_slash(after);
+	u32 tid;
+	if (!strncmp(n->rest, "task/", 5) && (after = number(n->rest + 5, &tid))) {
+		n->task = true;
+		n->rest = skip_slash(after);
+	}
+	return true;
+}
+
+/* What a per-process name may do. Not listed: refused. */
+#define OWN 1    /* the process itself may open it */
+#define OTHERS 2 /* and other processes, as far as the kernel lets them */
+#define TREE 4   /* the name stands for everything below it as well */
+#define MADE 8   /* content is made here */
+
+struct rule {
+	const char *name;
+	u8 flags;
+	long (*make)(struct thread *t, int fd, char *buf, u64 cap);
+};
+
+static long make_maps(struct thread *t, int fd, char *buf, u64 cap)
+{
+	(void)fd;
+	return (long)mm_format_maps(t->proc, buf, cap);
+}
+
+static long make_auxv(struct thread *t, int fd, char *buf, u64 cap)
+{
+	(void)fd;
+	u64 n = t->proc->auxv_len;
+	if (n > sizeof t->proc->auxv || n > cap)
+		return -EIO;
+	memcpy(buf, t->proc->auxv, n);
+	return (long)n;
+}
+
+/* stat: the addresses of the monitor's text, stack and registers become 0, as for somebody without ptrace rights. */
+static long make_stat(struct thread *t, int fd, char *buf, u64 cap)
+{
+	(void)t;
+	static const u8 hidden[] = {26, 27, 28, 29, 30, 35, 45, 46, 47, 48, 49, 50, 51};
+	char text[2048];
+	long n = host_call(__NR_read, fd, text, sizeof text - 1);
+	if (n <= 0 || (u64)n * 2 > cap)
+		return n < 0 ? n : -EIO;
+	text[n] = 0;
+	const char *s = strrchr(text, ')'); /* the name may hold anything, but it ends at the last parenthesis */
+	if (!s)
+		return -EIO;
+	u64 out = (u64)(s + 1 - text);
+	memcpy(buf, text, out);
+	u32 field = 2;
+	for (s++; *s == ' ';) {
+		const char *end = s + 1;
+		while (*end && *end != ' ' && *end != '\n')
+			end++;
+		field++;
+		bool hide = false;
+		for (u32 i = 0; i < sizeof hidden; i++)
+			hide |= hidden[i] == field;
+		buf[out++] = ' ';
+		if (hide) {
+			buf[out++] = '0';
+		} else {
+			memcpy(buf + out, s + 1, (u64)(end - s - 1));
+			out += (u64)(end - s - 1);
+		}
+		s = end;
+	}
+	buf[out++] = '\n';
+	return (long)out;
+}
+
+static const struct rule rules[] = {
+	{"", OWN | OTHERS, NULL},
+	{"attr", OWN | OTHERS | TREE, NULL},
+	{"autogroup", OWN | OTHERS, NULL},
+	{"auxv", OWN | MADE, make_auxv},
+	{"cgroup", OWN | OTHERS, NULL},
+	{"children", OWN | OTHERS, NULL},
+	{"cmdline", OWN | OTHERS, NULL},
+	{"comm", OWN | OTHERS, NULL},
+	{"cpu_resctrl_groups", OWN | OTHERS, NULL},
+	{"cpuset", OWN | OTHERS, NULL},
+	{"environ", OWN | OTHERS, NULL},
+	{"fd", OWN, NULL},
+	{"fdinfo", OWN | TREE, NULL},
+	{"gid_map", OWN | OTHERS, NULL},
+	{"io", OWN | OTHERS, NULL},
+	{"limits", OWN | OTHERS, NULL},
+	{"loginuid", OWN | OTHERS, NULL},
+	{"maps", OWN | MADE, make_maps},
+	{"mountinfo", OWN | OTHERS, NULL},
+	{"mounts", OWN | OTHERS, NULL},
+	{"mountstats", OWN | OTHERS, NULL},
+	{"net", OWN | OTHERS | TREE, NULL},
+	{"ns", OWN | OTHERS, NULL},
+	{"oom_adj", OWN | OTHERS, NULL},
+	{"oom_score", OWN | OTHERS, NULL},
+	{"oom_score_adj", OWN | OTHERS, NULL},
+	{"projid_map", OWN | OTHERS, NULL},
+	{"sched", OWN | OTHERS, NULL},
+	{"schedstat", OWN | OTHERS, NULL},
+	{"sessionid", OWN | OTHERS, NULL},
+	{"setgroups", OWN | OTHERS, NULL},
+	{"stat", OWN | OTHERS | MADE, make_stat},
+	{"statm", OWN | OTHERS, NULL},
+	{"status", OWN | OTHERS, NULL},
+	{"task", OWN | OTHERS, NULL},
+	{"timens_offsets", OWN | OTHERS, NULL},
+	{"timers", OWN, NULL},
+	{"timerslack_ns", OWN, NULL},
+	{"uid_map", OWN | OTHERS, NULL},
+	{"wchan", OWN | OTHERS, NULL},
+};
+
+static const struct rule *rule_of(const char *rest)
+{
+	for (u32 i = 0; i < ARRAY_LEN(rules); i++) {
+		u64 len = strlen(rules[i].name);
+		if (strncmp(rest, rules[i].name, len))
+			continue;
+		if (!rest[len] || (rules[i].flags & TREE && len && rest[len] == '/'))
+			return &rules[i];
+	}
+	return NULL;
+}
+
+/* Names of the top level that read physical or kernel memory. Masked by the OCI defaults as well, but masks are mounts. */
+static bool top_refused(const char *rest)
+{
+	static const char *const names[] = {"kcore", "kmem", "mem", "kpageflags", "kpagecount", "kpagecgroup", "kallsyms", "vmcore", "kmsg", "keys", "key-users",
+					    "timer_list", "sched_debug", "sysrq-trigger", "latency_stats", "vmallocinfo"};
+	for (u32 i = 0; i < ARRAY_LEN(names); i++)
+		if (!strcmp(rest, names[i]))
+			return true;
+	return false;
+}
+
+/* --- descriptors ------------------------------------------------------------------------------------------------- */
+
+/* Is the file that is called `path` really the one of that name in the container's procfs? Mounts can give a per-process file any
+ * name, so the name counts only when walking to it without crossing a mount gives the same inode. */
+static bool name_is_genuine(struct proc *p, int fd, const char *path)
+{
+	struct stat_k a, b;
+	struct open_how_k how = {O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS};
+	const char *below = skip_slash(path + 5);
+	long o = host_call(__NR_openat2, p->proc_fd, *below ? below : ".", &how, sizeof how);
+	if (o < 0)
+		return false;
+	bool same = !host_call(__NR_fstat, fd, &a) && !host_call(__NR_fstat, o, &b) && a.dev == b.dev && a.ino == b.ino;
+	close_fd(o);
+	return same;
+}
+
+/* Static entries of procfs (PROC_DYNAMIC_FIRST): no process behind them. Numbers of per-process inodes are counted from 1 and sysctl's
+ * too, those need the walk. */
+#define PROC_STATIC_INO 0xf0000000ul
+
+static bool top_is_genuine(struct proc *p, int fd, const char *path)
+{
+	struct stat_k st;
+	if (host_call(__NR_fstat, fd, &st))
+		return false;
+	if (st.ino >= PROC_STATIC_INO && st.ino <= 0xfffffffful)
+		return true;
+	if (name_is_genuine(p, fd, path))
+		return true;
+	/* below a read-only bind of /proc/sys onto itself the walk crosses a mount: the inode alone must match */
+	struct open_how_k how = {O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS};
+	if (strncmp(path, "/proc/sys/", 10) && strcmp(path, "/proc/sys"))
+		return false;
+	struct stat_k root;
+	if (host_call(__NR_newfstatat, p->proc_fd, "sys", &root, AT_SYMLINK_NOFOLLOW) || root.ino < PROC_STATIC_INO || root.dev != st.dev)
+		return false;
+	struct stat_k b;
+	long o = host_call(__NR_openat2, p->proc_fd, path + 6, &how, sizeof how);
+	if (o < 0)
+		return false;
+	bool same = !host_call(__NR_fstat, o, &b) && b.dev == st.dev && b.ino == st.ino;
+	close_fd(o);
+	return same;
+}
+
+#define MADE_MAX (16ul << 20)
+
+/* A read-only memfd with the text. */
+static long made_file(struct thread *t, int fd, const struct rule *rule)
+{
+	long flags = host_call(__NR_fcntl, fd, F_GETFD);
+	u64 cap = rule->make == make_maps ? 64 << 10 : 8 << 10;
+	char *buf = NULL;
+	long n = 0;
+	for (;; cap = ROUND_UP((u64)n + PAGE, PAGE)) {
+		buf = host_alloc(cap);
+		if (!buf)
+			return -ENOMEM;
+		n = rule->make(t, fd, buf, cap);
+		if (n < 0 || (u64)n <= cap)
+			break;
+		host_free(buf, cap);
+		if ((u64)n > MADE_MAX)
+			return -EFBIG;
+	}
+	long mem = n < 0 ? n : host_call(__NR_memfd_create, rule->name, 1);
+	if (mem >= 0 && host_call(__NR_write, mem, buf, n) != n) {
+		close_fd(mem);
+		mem = -ENOSPC;
+	}
+	host_free(buf, cap);
+	if (mem < 0)
+		return mem;
+	char link[32];
+	fd_link(link, (int)mem);
+	long r = host_call(__NR_openat, t->proc->proc_fd, link, O_CLOEXEC, 0);
+	close_fd(mem);
+	if (r < 0)
+		return r;
+	/* the number the guest expects: the one it was opened under */
+	long d = host_call(__NR_dup3, r, fd, flags > 0 && (u64)flags & FD_CLOEXEC ? O_CLOEXEC : 0);
+	close_fd(r);
+	return d;
+}
+
+/* -EACCES or the rule (NULL: a name of the top level). */
+static long judge(struct proc *p, int fd, const char *path, const struct rule **out)
+{
+	struct proc_name n;
+	*out = NULL;
+	if (!parse_name(p, path, &n))
+		return -EACCES;
+	if (!n.per_process) {
+		if (top_refused(n.rest))
+			return -EACCES;
+		return top_is_genuine(p, fd, path) ? 0 : -EACCES;
+	}
+	const struct rule *r = rule_of(n.rest);
+	if (!r || !(r->flags & (n.own ? OWN : OTHERS)))
+		return -EACCES;
+	/* net/ lies behind a static directory; everything else must be what its name says */
+	if (strncmp(n.rest, "net/", 4) && !name_is_genuine(p, fd, path))
+		return -EACCES;
+	if (n.own && !strncmp(n.rest, "fdinfo/", 7)) {
+		u32 k;
+		if (!number(n.rest + 7, &k) || !fd_published(p, (int)k))
+			return -EACCES;
+	}
+	*out = r;
+	return 0;
+}
+
+/* Gives `fd`, or a descriptor of the same number with made content (a class of its own: FD_FILE), or closes it. */
+long procfs_admit(struct thread *t, int fd, bool dir)
+{
+	char path[512]; /* names of procfs are short; longer ones are not in any list */
+	(void)dir;
+	const struct rule *rule = NULL;
+	long r = canonical(t->proc, fd, path, sizeof path);
+	if (r >= 0)
+		r = judge(t->proc, fd, path, &rule);
+	if (!r && rule && rule->flags & MADE) {
+		long fl = host_call(__NR_fcntl, fd, F_GETFL);
+		if (fl >= 0 && !((u64)fl & O_PATH))
+			r = made_file(t, fd, rule);
+	}
+	if (r < 0) {
+		close_fd(fd);
+		return r;
+	}
+	return fd;
+}
+
+struct dirent_head {
+	u64 ino, off;
+	u16 reclen;
+} __attribute__((packed));
+
+/* Directories of descriptors: drop numbers that are not published. */
+long procfs_filter_dirents(struct thread *t, int fd, u8 *buf, long len, bool old_layout)
+{
+	char path[512];
+	struct proc_name n;
+	if (canonical(t->proc, fd, path, sizeof path) < 0 || !parse_name(t->proc, path, &n) || !n.per_process || !n.own)
+		return len;
+	if (strcmp(n.rest, "fd") && strcmp(n.rest, "fdinfo"))
+		return len;
+	long in = 0, out = 0;
+	while (in + (long)sizeof(struct dirent_head) <= len) {
+		struct dirent_head h;
+		memcpy(&h, buf + in, sizeof h);
+		if (h.reclen < sizeof h || in + h.reclen > len)
+			break;
+		const char *name = (const char *)buf + in + (old_layout ? 18 : 19);
+		u32 k;
+		if (!number(name, &k) || fd_published(t->proc, (int)k)) {
+			memmove(buf + out, buf + in, h.reclen);
+			out += h.reclen;
+		}
+		in += h.reclen;
+	}
+	return out;
+}
+
+/* --- walking ------------------------------------------------------------------------------------------------------ */
+
+static long open2(int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
+{
+	struct open_how_k how = {flags, mode, resolve};
+	return host_call(__NR_openat2, dirfd, path, &how, sizeof how);
+}
+
+/* May the magic link called `path` be followed? 1: yes, natively; 2: it is the program (p->exe_path); else -errno. */
+static long judge_link(struct thread *t, int link_fd, const char *path)
+{
+	struct proc *p = t->proc;
+	struct proc_name n;
+	if (!parse_name(p, path, &n) || !n.per_process || !name_is_genuine(p, link_fd, path))
+		return -EACCES;
+	if (!strcmp(n.rest, "cwd") || !strcmp(n.rest, "root"))
+		return 1;
+	if (!n.own)
+		return -EACCES;
+	if (!strcmp(n.rest, "exe"))
+		return 2;
+	if (!strncmp(n.rest, "ns/", 3))
+		return 1;
+	u32 k;
+	if (!strncmp(n.rest, "fd/", 3) && number(n.rest + 3, &k))
+		return marshal_hold(t, (int)k) ? 1 : -ENOENT;
+	return -EACCES;
+}
+
+struct walk {
+	struct thread *t;
+	long dir;        /* O_PATH, ours */
+	char *rest;      /* PATH_MAX bytes: what is still to walk */
+	char *spare;     /* PATH_MAX bytes */
+	u32 links;
+};
+
+/* Puts the target in front of what is left. An absolute target starts again at the root. */
+static long splice_target(struct walk *w, const char *target, const char *left)
+{
+	u64 a = strlen(target), b = strlen(left);
+	if (a + b + 2 > PATH_MAX)
+		return -ENAMETOOLONG;
+	if (!a)
+		return -ENOENT;
+	if (++w->links > MAX_LINKS)
+		return -ELOOP;
+	memmove(w->rest + a + (b ? 1 : 0), left, b + 1);
+	memcpy(w->rest, target, a);
+	if (b)
+		w->rest[a] = '/';
+	if (*w->rest == '/') {
+		long root = open2(AT_FDCWD, "/", O_PATH | O_CLOEXEC, 0, 0);
+		if (root < 0)
+			return root;
+		close_fd(w->dir);
+		w->dir = root;
+	}
+	return 0;
+}
+
+/* A symbolic link met on the way. `name` in w->dir is the link, `fd` stands on it, `left` follows it. *followed: descriptor gained by
+ * following a permitted magic link, opened with these flags, else -1 and w->rest is the new rest. */
+static long walk_link(struct walk *w, int fd, const char *name, const char *left, u64 flags, u64 mode, long *followed)
+{
+	*followed = -1;
+	struct proc *p = w->t->proc;
+	char *text = w->spare;
+	if (is_procfs(fd)) {
+		long n = canonical(p, fd, text, PATH_MAX);
+		struct proc_name pn;
+		if (n < 0)
+			return n;
+		if (!parse_name(p, text, &pn))
+			return -EACCES;
+		if (!pn.per_process && !strcmp(pn.rest, "thread-self")) { /* the calling thread may be the ring server */
+			char own[48];
+			format(own, sizeof own, "%d/task/%d", p->pid, w->t->tid);
+			return splice_target(w, own, left);
+		}
+		if (pn.per_process) {
+			long j = judge_link(w->t, fd, text);
+			if (j < 0)
+				return j;
+			if (j == 2)
+				return splice_target(w, p->exe_path, left);
+			*followed = host_call(__NR_openat, w->dir, name, *left ? O_PATH | O_CLOEXEC : flags & ~(u64)O_NOFOLLOW, mode);
+			return *followed < 0 ? *followed : 0;
+		}
+		/* "self", "mounts", "net": plain text */
+	}
+	long n = host_call(__NR_readlinkat, fd, "", text, PATH_MAX - 1);
+	if (n < 0)
+		return n;
+	text[n] = 0;
+	return splice_target(w, text, left);
+}
+
+/* One component; 1: *out is the result, 0: go on, else -errno. */
+static long walk_step(struct walk *w, u64 flags, u64 mode, long *out)
+{
+	char name[256];
+	char *s = w->rest;
+	while (*s == '/')
+		s++;
+	u64 len = 0;
+	while (s[len] && s[len] != '/')
+		len++;
+	if (len >= sizeof name)
+		return -ENAMETOOLONG;
+	memcpy(name, s, len);
+	name[len] = 0;
+	char *left = s + len;
+	bool slash = *left == '/';
+	while (*left == '/')
+		left++;
+	bool final = !*left;
+	if (!len)
+		memcpy(name, ".", 2);
+	long fd = open2((int)w->dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, RESOLVE_NO_MAGICLINKS);
+	if (fd == -ENOENT && final && flags & O_CREAT) {
+		*out = open2((int)w->dir, name, flags | O_NOFOLLOW, mode, RESOLVE_NO_MAGICLINKS);
+		return *out < 0 ? *out : 1;
+	}
+	if (fd < 0)
+		return fd;
+	struct stat_k st;
+	long r = host_call(__NR_fstat, fd, &st);
+	bool link = !r && (st.mode & S_IFMT) == S_IFLNK;
+	if (!r && link && !(final && !slash && flags & O_NOFOLLOW)) {
+		long followed;
+		/* `left` lies in w->rest, which splice_target() moves within */
+		r = walk_link(w, (int)fd, name, left, flags, mode, &followed);
+		close_fd(fd);
+		if (r || followed < 0)
+			return r;
+		if (!*left) {
+			*out = followed;
+			return 1;
+		}
+		close_fd(w->dir);
+		w->dir = followed;
+		memmove(w->rest, left, strlen(left) + 1);
+		return 0;
+	}
+	if (!r && final) { /* an O_NOFOLLOW that meets a link ends here too: the kernel says what it says */
+		close_fd(fd);
+		*out = open2((int)w->dir, name, flags | O_NOFOLLOW | (slash ? O_DIRECTORY : 0), mode, RESOLVE_NO_MAGICLINKS);
+		return *out < 0 ? *out : 1;
+	}
+	if (r) {
+		close_fd(fd);
+		return r;
+	}
+	close_fd(w->dir);
+	w->dir = fd;
+	memmove(w->rest, left, strlen(left) + 1);
+	return 0;
+}
+
+static long walk(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode)
+{
+	char *buf = host_alloc(2 * PATH_MAX);
+	if (!buf)
+		return -ENOMEM;
+	struct walk w = {.t = t, .rest = buf, .spare = buf + PATH_MAX};
+	long r = -ENAMETOOLONG, out = -1;
+	if (strlen(path) < PATH_MAX) {
+		memcpy(w.rest, path, strlen(path) + 1);
+		w.dir = *path == '/' ? open2(AT_FDCWD, "/", O_PATH | O_CLOEXEC, 0, 0) : open2(dirfd, ".", O_PATH | O_CLOEXEC, 0, 0);
+		r = w.dir < 0 ? w.dir : 0;
+		while (!r)
+			r = walk_step(&w, flags, mode, &out);
+		close_fd(w.dir);
+	}
+	host_free(buf, 2 * PATH_MAX);
+	return r < 0 ? r : out;
+}
+
+long path_open_how(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
+{
+	long fd = open2(dirfd, path, flags, mode, resolve | RESOLVE_NO_MAGICLINKS);
+	/* ELOOP also says: O_NOFOLLOW met a link, too many links, or what the guest itself forbade. Walking finds out. */
+	if (fd != -ELOOP || resolve)
+		return fd;
+	return walk(t, dirfd, path, flags, mode);
+}
+
+/* As open() cleans its flags. */
+static u64 open_flags(u64 flags)
+{
+	flags &= O_VALID;
+	return flags & O_PATH ? flags & (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : flags | O_LARGEFILE;
+}
+
+long path_open(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode)
+{
+	flags = open_flags(flags);
+	mode = flags & (O_CREAT | O_TMPFILE_BIT) ? mode & 07777 : 0;
+	long fd = path_open_how(t, dirfd, path, flags, mode, 0);
+	struct stat_k st;
+	if (fd < 0)
+		return fd;
+	if (host_call(__NR_fstat, fd, &st) || (st.dev == t->proc->monitor_dev && st.ino == t->proc->monitor_ino)) {
+		close_fd(fd);
+		return -EACCES;
+	}
+	if (!dev_major(st.dev) && st.blksize == 1024 && is_procfs((int)fd))
+		return procfs_admit(t, (int)fd, (st.mode & S_IFMT) == S_IFDIR);
+	return fd;
+}
+
+long path_resolve(struct thread *t, int dirfd, const char *path, bool follow)
+{
+	long fd = path_open_how(t, dirfd, path, O_PATH | O_CLOEXEC | (follow ? 0 : O_NOFOLLOW), 0, 0);
+	struct stat_k st;
+	if (fd >= 0 && (host_call(__NR_fstat, fd, &st) || (st.dev == t->proc->monitor_dev && st.ino == t->proc->monitor_ino))) {
+		close_fd(fd);
+		return -EACCES;
+	}
+	return fd;
+}
+
+long path_readlink(struct thread *t, int dirfd, const char *path, char *buf, u64 cap)
+{
+	struct proc *p = t->proc;
+	long fd = *path ? path_open_how(t, dirfd, path, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, 0) : dirfd;
+	if (fd < 0)
+		return fd;
+	long n;
+	char name[512];
+	struct proc_name pn;
+	struct stat_k st;
+	if (host_call(__NR_fstat, fd, &st) || (st.mode & S_IFMT) != S_IFLNK) {
+		n = *path ? -EINVAL : -ENOENT; /* as readlink of what is no link */
+	} else if (is_procfs((int)fd) && (n = canonical(p, (int)fd, name, sizeof name)) >= 0 && parse_name(p, name, &pn) &&
+		   (pn.per_process || !strcmp(pn.rest, "thread-self"))) {
+		long j = pn.per_process ? judge_link(t, (int)fd, name) : 3;
+		if (j == 2) {
+			n = (long)strnlen(p->exe_path, cap);
+			memcpy(buf, p->exe_path, (u64)n);
+		} else if (j == 3) {
+			char own[48];
+			n = format(own, sizeof own, "%d/task/%d", p->pid, t->tid);
+			n = (u64)n < cap ? n : (long)cap;
+			memcpy(buf, own, (u64)n);
+		} else {
+			n = j < 0 ? j : host_call(__NR_readlinkat, fd, "", buf, cap);
+		}
+	} else {
+		n = host_call(__NR_readlinkat, fd, "", buf, cap);
+	}
+	if (*path)
+		close_fd(fd);
+	return n;
+}

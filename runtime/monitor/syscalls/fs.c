@@ -1,0 +1,582 @@
+/* Files and paths: opening, metadata, and the calls that change a file by its path. Those resolve the path to an O_PATH
+ * descriptor first (see procfs.c) and act on that; creating and removing names needs no such care, because a name in a
+ * directory is never a magic link that gets followed. */
+#include "../linux_abi.h"
+#include "handlers.h"
+
+#define F_SETOWN 8
+#define F_GETOWN 9
+#define F_SETSIG 10
+#define F_GETSIG 11
+#define F_SETOWN_EX 15
+#define F_GETOWN_EX 16
+#define F_GETOWNER_UIDS 17
+#define F_GETLK 5
+#define F_SETLK 6
+#define F_SETLKW 7
+#define F_OFD_GETLK 36
+#define F_OFD_SETLK 37
+#define F_OFD_SETLKW 38
+#define F_SETLEASE 1024
+#define F_GETLEASE 1025
+#define F_NOTIFY 1026
+#define F_DUPFD_QUERY 1027
+#define F_CREATED_QUERY 1028
+#define F_SETPIPE_SZ 1031
+#define F_GETPIPE_SZ 1032
+#define F_ADD_SEALS 1033
+#define F_GET_SEALS 1034
+#define F_GET_RW_HINT 1035
+#define F_SET_RW_HINT 1036
+#define F_GET_FILE_RW_HINT 1037
+#define F_SET_FILE_RW_HINT 1038
+
+/* --- opening ------------------------------------------------------------------------------------------------------ */
+
+static long open_at(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
+{
+	flags &= O_VALID;
+	if (flags & O_PATH)
+		flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+	else
+		flags |= O_LARGEFILE;
+	mode = flags & (O_CREAT | O_TMPFILE_BIT) ? mode & 07777 : 0;
+	long fd = path_open_how(t, dirfd, path, flags, mode, resolve);
+	return fd < 0 ? fd : fd_publish(t, (int)fd);
+}
+
+/* A fifo without its other end makes open() wait, and so do some devices: those are the thread's. (Another process may put a fifo
+ * in the place of the file meanwhile; then the ring server waits with it, and only this process is the slower for it.) */
+static long open_on_ring(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode)
+{
+	struct stat_k st;
+	if (!(flags & (O_PATH | O_DIRECTORY | O_NONBLOCK))) {
+		long r = host_call(__NR_newfstatat, dirfd, path, &st, 0);
+		u32 kind = r ? S_IFREG : st.mode & S_IFMT;
+		if (kind == S_IFIFO || kind == S_IFBLK || (kind == S_IFCHR && dev_major(st.rdev) != 1)) /* 1: null, zero, random */
+			return CALL_TO_TRAP;
+	}
+	return open_at(t, dirfd, path, flags, mode, 0);
+}
+
+static long do_open(struct thread *t, struct call *c, int dirfd, const char *path, u64 flags, u64 mode)
+{
+	if (!c->may_block)
+		return open_on_ring(t, dirfd, path, flags, mode);
+	return open_at(t, dirfd, path, flags, mode, 0);
+}
+
+long h_open(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	return do_open(t, c, AT_FDCWD, (const char *)a[0], a[1], a[2]);
+}
+
+long h_openat(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	return do_open(t, c, (int)a[0], (const char *)a[1], a[2], a[3]);
+}
+
+long h_creat(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	return do_open(t, c, AT_FDCWD, (const char *)a[0], O_CREAT | O_WRONLY | O_TRUNC, a[1]);
+}
+
+/* struct open_how may be longer than we know: then the rest has to be zero, as the kernel demands. */
+static long copy_how(u64 va, u64 size, struct open_how_k *how)
+{
+	u8 raw[256];
+	if (size < sizeof *how)
+		return -EINVAL;
+	if (size > sizeof raw)
+		return -E2BIG;
+	if (copy_from_guest(raw, gptr_of(va), size))
+		return -EFAULT;
+	for (u64 i = sizeof *how; i < size; i++)
+		if (raw[i])
+			return -E2BIG;
+	memcpy(how, raw, sizeof *how);
+	return 0;
+}
+
+long h_openat2(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	struct open_how_k how;
+	if (!c->may_block)
+		return CALL_TO_TRAP;
+	long r = copy_how(a[2], a[3], &how);
+	if (r)
+		return r;
+	long fd = path_open_how(t, (int)a[0], (const char *)a[1], how.flags, how.mode, how.resolve);
+	return fd < 0 ? fd : fd_publish(t, (int)fd);
+}
+
+/* mq_open: the name is not a path; a queue is a file of its own file system. */
+long h_mq_open(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	long fd = host_call(__NR_mq_open, a[0], a[1], a[2], a[3]);
+	return fd < 0 ? fd : fd_publish_as(t, (int)fd, FD_OTHER);
+}
+
+/* --- metadata ------------------------------------------------------------------------------------------------------- */
+
+/* The monitor reached through /proc/self/exe stands for the guest's program. */
+static long stat_program(struct thread *t, struct stat_k *st)
+{
+	return host_call(__NR_newfstatat, AT_FDCWD, t->proc->exe_path, st, 0);
+}
+
+static long give_stat(struct thread *t, long r, struct stat_k *st, u64 where)
+{
+	struct proc *p = t->proc;
+	if (!r && unlikely(st->dev == p->monitor_dev && st->ino == p->monitor_ino))
+		r = stat_program(t, st);
+	return r ? r : copy_to_guest(gptr_of(where), st, sizeof *st);
+}
+
+long h_stat(struct thread *t, struct call *c)
+{
+	(void)c;
+	struct stat_k st;
+	const u64 *a = marshal_of(t)->arg;
+	return give_stat(t, host_call(__NR_stat, a[0], &st), &st, a[1]);
+}
+
+long h_lstat(struct thread *t, struct call *c)
+{
+	(void)c;
+	struct stat_k st;
+	const u64 *a = marshal_of(t)->arg;
+	return give_stat(t, host_call(__NR_lstat, a[0], &st), &st, a[1]);
+}
+
+long h_fstat(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return host_call(__NR_fstat, a[0], a[1]); /* a published descriptor is never the monitor */
+}
+
+long h_newfstatat(struct thread *t, struct call *c)
+{
+	(void)c;
+	struct stat_k st;
+	const u64 *a = marshal_of(t)->arg;
+	return give_stat(t, host_call(__NR_newfstatat, a[0], a[1], &st, a[3]), &st, a[2]);
+}
+
+struct statx_k {
+	u32 head[8];
+	u64 ino, size, blocks, attributes_mask;
+	u8 times[64];
+	u32 rdev_major, rdev_minor, dev_major, dev_minor;
+	u64 tail[14];
+};
+_Static_assert(sizeof(struct statx_k) == 256, "struct statx");
+
+long h_statx(struct thread *t, struct call *c)
+{
+	(void)c;
+	struct proc *p = t->proc;
+	struct statx_k st;
+	const u64 *a = marshal_of(t)->arg;
+	memset(&st, 0, sizeof st);
+	long r = host_call(__NR_statx, a[0], a[1], a[2], a[3], &st);
+	if (!r && unlikely(st.ino == p->monitor_ino && st.dev_major == dev_major(p->monitor_dev) && st.dev_minor == dev_minor(p->monitor_dev)))
+		r = host_call(__NR_statx, AT_FDCWD, p->exe_path, 0, a[3], &st);
+	return r ? r : copy_to_guest(gptr_of(a[4]), &st, sizeof st);
+}
+
+long h_access(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return host_call(__NR_access, a[0], a[1]);
+}
+
+long h_faccessat(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	return host_call(c->nr, a[0], a[1], a[2], a[3]);
+}
+
+/* Only a name that procfs could give to a magic link needs the walk; the last component of a path for readlink is the link itself. */
+static bool looks_magic(const char *path)
+{
+	const char *s = strrchr(path, '/');
+	s = s ? s + 1 : path;
+	if (*s >= '0' && *s <= '9')
+		return true;
+	return !*s || !strcmp(s, "exe") || !strcmp(s, "thread-self") || !strcmp(s, "cwd") || !strcmp(s, "root") || strchr(s, '-');
+}
+
+static long do_readlink(struct thread *t, int dirfd, const char *path, u64 where, i32 size)
+{
+	if (size <= 0)
+		return -EINVAL;
+	if (!looks_magic(path))
+		return host_call(__NR_readlinkat, dirfd, path, where, size);
+	char buf[4096];
+	long n = path_readlink(t, dirfd, path, buf, size < (i32)sizeof buf ? (u64)size : sizeof buf);
+	if (n < 0)
+		return n;
+	long r = copy_to_guest(gptr_of(where), buf, (u64)n);
+	return r ? r : n;
+}
+
+long h_readlink(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return do_readlink(t, AT_FDCWD, (const char *)a[0], a[1], (i32)a[2]);
+}
+
+long h_readlinkat(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return do_readlink(t, (int)a[0], (const char *)a[1], a[2], (i32)a[3]);
+}
+
+/* Directory entries of procfs are filtered in our own memory, so that the guest never sees the unfiltered buffer. */
+long h_getdents(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	int fd = (int)a[0];
+	if (fd_class_of(t->proc, fd) != FD_PROC_DIR)
+		return host_call(c->nr, fd, a[1], a[2]);
+	u64 size = a[2] < 32768 ? a[2] : 32768;
+	u8 *buf = marshal_alloc(t, size);
+	if (!buf)
+		return -ENOMEM;
+	for (;;) {
+		long n = host_call(c->nr, fd, buf, size);
+		if (n <= 0)
+			return n;
+		n = procfs_filter_dirents(t, fd, buf, n, c->nr == __NR_getdents);
+		if (!n) /* all were hidden: 0 would say "end" */
+			continue;
+		long r = copy_to_guest(gptr_of(a[1]), buf, (u64)n);
+		return r ? r : n;
+	}
+}
+
+/* --- changes by path ------------------------------------------------------------------------------------------------- */
+
+/* Calls `nr`(proc_fd, "self/fd/N", x, y, flags) on what `path` leads to; N is followed natively, being ours. */
+static long change(struct thread *t, int dirfd, const char *path, bool follow, bool empty, long nr, u64 x, u64 y, u64 flags)
+{
+	char link[32];
+	struct proc *p = t->proc;
+	if (!*path && empty && dirfd != AT_FDCWD) {
+		fd_link(link, dirfd);
+		return host_call(nr, p->proc_fd, link, x, y, flags);
+	}
+	long fd = path_resolve(t, dirfd, !*path && empty ? "." : path, follow);
+	if (fd < 0)
+		return fd;
+	fd_link(link, (int)fd);
+	long r = host_call(nr, p->proc_fd, link, x, y, flags);
+	host_call(__NR_close, fd);
+	return r;
+}
+
+long h_chmod(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return change(t, AT_FDCWD, (const char *)a[0], true, false, __NR_fchmodat, a[1], 0, 0);
+}
+
+long h_fchmodat(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return change(t, (int)a[0], (const char *)a[1], true, false, __NR_fchmodat, a[2], 0, 0);
+}
+
+long h_fchmodat2(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	if (a[3] & ~(u64)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
+		return -EINVAL;
+	return change(t, (int)a[0], (const char *)a[1], !(a[3] & AT_SYMLINK_NOFOLLOW), a[3] & AT_EMPTY_PATH, __NR_fchmodat, a[2], 0, 0);
+}
+
+static long chown_at(struct thread *t, int dirfd, u64 path, u64 uid, u64 gid, u64 flags)
+{
+	if (flags & ~(u64)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
+		return -EINVAL;
+	return change(t, dirfd, (const char *)path, !(flags & AT_SYMLINK_NOFOLLOW), flags & AT_EMPTY_PATH, __NR_fchownat, uid, gid, 0);
+}
+
+long h_chown(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return chown_at(t, AT_FDCWD, a[0], a[1], a[2], 0);
+}
+
+long h_lchown(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return chown_at(t, AT_FDCWD, a[0], a[1], a[2], AT_SYMLINK_NOFOLLOW);
+}
+
+long h_fchownat(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return chown_at(t, (int)a[0], a[1], a[2], a[3], a[4]);
+}
+
+/* ts: guest address of two timespecs, or 0; the kernel reads it. */
+static long set_times(struct thread *t, int dirfd, u64 path, u64 ts, u64 flags)
+{
+	if (flags & ~(u64)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
+		return -EINVAL;
+	if (!path) { /* NULL: the descriptor itself */
+		if (dirfd == AT_FDCWD)
+			return -EFAULT;
+		return flags ? -EINVAL : host_call(__NR_utimensat, dirfd, 0, ts, 0);
+	}
+	return change(t, dirfd, (const char *)path, !(flags & AT_SYMLINK_NOFOLLOW), flags & AT_EMPTY_PATH, __NR_utimensat, ts, 0, 0);
+}
+
+long h_utimensat(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return set_times(t, (int)a[0], a[1], a[2], a[3]);
+}
+
+static long set_timevals(struct thread *t, int dirfd, u64 path, u64 tv)
+{
+	struct timespec_k ts[2];
+	if (tv) {
+		if (copy_from_guest(ts, gptr_of(tv), sizeof ts))
+			return -EFAULT;
+		for (int i = 0; i < 2; i++) {
+			if (ts[i].nsec < 0 || ts[i].nsec >= 1000000)
+				return -EINVAL;
+			ts[i].nsec *= 1000;
+		}
+	}
+	return set_times(t, dirfd, path, tv ? (u64)ts : 0, 0);
+}
+
+long h_utimes(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return set_timevals(t, AT_FDCWD, a[0], a[1]);
+}
+
+long h_futimesat(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return set_timevals(t, (int)a[0], a[1], a[2]);
+}
+
+long h_utime(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	i64 when[2];
+	if (!a[1])
+		return set_times(t, AT_FDCWD, a[0], 0, 0);
+	if (copy_from_guest(when, gptr_of(a[1]), sizeof when))
+		return -EFAULT;
+	struct timespec_k ts[2] = {{when[0], 0}, {when[1], 0}};
+	return set_times(t, AT_FDCWD, a[0], (u64)ts, 0);
+}
+
+/* truncate() has no form for O_PATH descriptors: what was found is opened for writing. */
+long h_truncate(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	struct stat_k st;
+	char link[32];
+	if ((i64)a[1] < 0)
+		return -EINVAL;
+	long fd = path_resolve(t, AT_FDCWD, (const char *)a[0], true);
+	if (fd < 0)
+		return fd;
+	long r = host_call(__NR_fstat, fd, &st);
+	if (!r && (st.mode & S_IFMT) != S_IFREG)
+		r = (st.mode & S_IFMT) == S_IFDIR ? -EISDIR : -EINVAL;
+	fd_link(link, (int)fd);
+	long w = r ? r : host_call(__NR_openat, t->proc->proc_fd, link, O_WRONLY | O_CLOEXEC | O_LARGEFILE, 0);
+	if (w >= 0) {
+		r = host_call(__NR_ftruncate, w, a[1]);
+		host_call(__NR_close, w);
+	} else {
+		r = w;
+	}
+	host_call(__NR_close, fd);
+	return r;
+}
+
+long h_chdir(struct thread *t, struct call *c)
+{
+	(void)c;
+	long fd = path_resolve(t, AT_FDCWD, (const char *)marshal_of(t)->arg[0], true);
+	if (fd < 0)
+		return fd;
+	long r = host_call(__NR_fchdir, fd);
+	host_call(__NR_close, fd);
+	return r;
+}
+
+/* The calls below have no form that takes a descriptor. The walk says whether a forbidden magic link lies in the way; the
+ * call then repeats it natively. What a race could still reach is metadata of the sealed monitor file or the root of a procfs
+ * whose files are judged again when they are opened. */
+static long check_path(struct thread *t, const char *path)
+{
+	long fd = path_resolve(t, AT_FDCWD, path, true);
+	if (fd < 0)
+		return fd;
+	host_call(__NR_close, fd);
+	return 0;
+}
+
+long h_chroot(struct thread *t, struct call *c)
+{
+	(void)c;
+	const char *path = (const char *)marshal_of(t)->arg[0];
+	long r = check_path(t, path);
+	return r ? r : host_call(__NR_chroot, path);
+}
+
+long h_xattr_path(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	long r = check_path(t, (const char *)a[0]);
+	return r ? r : host_call(c->nr, a[0], a[1], a[2], a[3], a[4]);
+}
+
+/* Only AT_SYMLINK_FOLLOW can lead through a magic link; it is how O_TMPFILE files get their name. */
+long h_linkat(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	const char *from = (const char *)a[1];
+	char link[32];
+	if (!(a[4] & AT_SYMLINK_FOLLOW) || (!*from && a[4] & AT_EMPTY_PATH))
+		return host_call(__NR_linkat, a[0], a[1], a[2], a[3], a[4]);
+	long fd = path_resolve(t, (int)a[0], from, true);
+	if (fd < 0)
+		return fd;
+	fd_link(link, (int)fd);
+	long r = host_call(__NR_linkat, t->proc->proc_fd, link, a[2], a[3], AT_SYMLINK_FOLLOW);
+	host_call(__NR_close, fd);
+	return r;
+}
+
+/* mount: the kernel asks for the capability. A procfs path as source would give per-process files new names. */
+#define MS_REMOUNT 32ul
+#define MS_BIND 4096ul
+#define MS_MOVE 8192ul
+long h_mount(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	if (a[0] && a[3] & (MS_BIND | MS_MOVE) && !(a[3] & MS_REMOUNT)) {
+		struct statfs_k fs;
+		long fd = path_resolve(t, AT_FDCWD, (const char *)a[0], true);
+		if (fd < 0)
+			return fd;
+		long r = host_call(__NR_fstatfs, fd, &fs);
+		host_call(__NR_close, fd);
+		if (r)
+			return r;
+		if (fs.type == PROC_SUPER_MAGIC)
+			return -EPERM;
+	}
+	long r = check_path(t, (const char *)a[1]);
+	return r ? r : host_call(__NR_mount, a[0], a[1], a[2], a[3], a[4]);
+}
+
+/* --- fcntl ---------------------------------------------------------------------------------------------------------- */
+
+static u32 fcntl_pointer(u32 cmd)
+{
+	switch (cmd) {
+	case F_GETLK:
+	case F_SETLK:
+	case F_SETLKW:
+	case F_OFD_GETLK:
+	case F_OFD_SETLK:
+	case F_OFD_SETLKW:
+		return 32;
+	case F_SETOWN_EX:
+	case F_GETOWN_EX:
+	case F_GETOWNER_UIDS:
+	case F_GET_RW_HINT:
+	case F_SET_RW_HINT:
+	case F_GET_FILE_RW_HINT:
+	case F_SET_FILE_RW_HINT:
+		return 8;
+	default:
+		return 0;
+	}
+}
+
+long h_fcntl(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	u32 cmd = (u32)a[1], size = fcntl_pointer(cmd);
+	if (size && !guest_ok(a[2], size))
+		return -EFAULT;
+	switch (cmd) {
+	case F_DUPFD:
+	case F_DUPFD_CLOEXEC:
+		return fd_dup_from(t, (int)a[0], cmd, a[2]);
+	case F_DUPFD_QUERY:
+		return marshal_hold(t, (int)a[2]) ? host_call(__NR_fcntl, a[0], cmd, a[2]) : -EBADF;
+	case F_SETLKW:
+	case F_OFD_SETLKW:
+	case F_SETLEASE:
+		if (!c->may_block)
+			return CALL_TO_TRAP;
+		return blocking_call(t, __NR_fcntl, a[0], a[1], a[2], 0, 0, 0);
+	case F_GETFD:
+	case F_SETFD:
+	case F_GETFL:
+	case F_SETFL:
+	case F_GETLK:
+	case F_SETLK:
+	case F_OFD_GETLK:
+	case F_OFD_SETLK:
+	case F_SETOWN:
+	case F_GETOWN:
+	case F_SETSIG:
+	case F_GETSIG:
+	case F_SETOWN_EX:
+	case F_GETOWN_EX:
+	case F_GETOWNER_UIDS:
+	case F_GETLEASE:
+	case F_NOTIFY:
+	case F_CREATED_QUERY:
+	case F_SETPIPE_SZ:
+	case F_GETPIPE_SZ:
+	case F_ADD_SEALS:
+	case F_GET_SEALS:
+	case F_GET_RW_HINT:
+	case F_SET_RW_HINT:
+	case F_GET_FILE_RW_HINT:
+	case F_SET_FILE_RW_HINT:
+		return host_call(__NR_fcntl, a[0], a[1], a[2]);
+	default:
+		return -EINVAL;
+	}
+}

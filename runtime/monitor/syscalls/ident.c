@@ -1,0 +1,287 @@
+/* Who and what the process is: identifiers, limits, prctl, personality, System V semaphores' odd call. */
+#include "../linux_abi.h"
+#include "handlers.h"
+#include "../mm.h"
+
+long h_getpid(struct thread *t, struct call *c)
+{
+	(void)c;
+	return t->proc->pid;
+}
+
+long h_gettid(struct thread *t, struct call *c)
+{
+	(void)c;
+	return t->tid;
+}
+
+long h_zero(struct thread *t, struct call *c)
+{
+	(void)t;
+	(void)c;
+	return 0;
+}
+
+/* --- limits --------------------------------------------------------------------------------------------------------- */
+
+struct rlimit_k {
+	u64 cur, max;
+};
+
+/* RLIMIT_STACK of the guest is a number for its programs: the host's limit governs the monitor's own stack. */
+static long limit_call(struct thread *t, i32 pid, u32 which, u64 set_va, u64 get_va)
+{
+	struct proc *p = t->proc;
+	struct rlimit_k new, old;
+	if (set_va && copy_from_guest(&new, gptr_of(set_va), sizeof new))
+		return -EFAULT;
+	bool own = !pid || pid == p->pid;
+	if (own && which == RLIMIT_STACK) {
+		long r = host_call(__NR_prlimit64, 0, which, 0, &old);
+		if (r)
+			return r;
+		old.cur = p->stack_limit;
+		if (set_va) {
+			if (new.cur > new.max)
+				return -EINVAL;
+			if (new.max != old.max) { /* only the ceiling is the kernel's affair; a soft limit above it cannot stay */
+				struct rlimit_k host = {new.max, new.max};
+				r = host_call(__NR_prlimit64, 0, which, &host, 0);
+				if (r)
+					return r;
+			}
+			p->stack_limit = new.cur;
+		}
+	} else {
+		long r = host_call(__NR_prlimit64, pid, which, set_va ? &new : NULL, &old);
+		if (r)
+			return r;
+	}
+	return get_va ? copy_to_guest(gptr_of(get_va), &old, sizeof old) : 0;
+}
+
+long h_getrlimit(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return a[1] ? limit_call(t, 0, (u32)a[0], 0, a[1]) : -EFAULT;
+}
+
+long h_setrlimit(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return a[1] ? limit_call(t, 0, (u32)a[0], a[1], 0) : -EFAULT;
+}
+
+long h_prlimit64(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return limit_call(t, (i32)a[0], (u32)a[1], a[2], a[3]);
+}
+
+/* --- prctl ------------------------------------------------------------------------------------------------------------ */
+
+enum prctl_kind { PR_NUM, PR_IN16, PR_OUT16, PR_OUT4, PR_OUT8 };
+struct prctl_row {
+	u16 option;
+	u8 kind;     /* what the second argument is */
+};
+
+/* Passed on; everything else is EINVAL or handled below. */
+static const struct prctl_row prctl_rows[] = {
+	{1, PR_NUM},   /* SET_PDEATHSIG */
+	{2, PR_OUT4},  /* GET_PDEATHSIG */
+	{7, PR_NUM},   /* GET_KEEPCAPS */
+	{13, PR_NUM},  /* GET_TIMING */
+	{14, PR_NUM},  /* SET_TIMING */
+	{15, PR_IN16}, /* SET_NAME: at most 16 bytes */
+	{16, PR_OUT16}, /* GET_NAME */
+	{21, PR_NUM},  /* GET_SECCOMP */
+	{23, PR_NUM},  /* CAPBSET_READ */
+	{27, PR_NUM},  /* GET_SECUREBITS */
+	{29, PR_NUM},  /* SET_TIMERSLACK */
+	{30, PR_NUM},  /* GET_TIMERSLACK */
+	{33, PR_NUM},  /* MCE_KILL */
+	{34, PR_NUM},  /* MCE_KILL_GET */
+	{36, PR_NUM},  /* SET_CHILD_SUBREAPER */
+	{37, PR_OUT4}, /* GET_CHILD_SUBREAPER */
+	{38, PR_NUM},  /* SET_NO_NEW_PRIVS */
+	{39, PR_NUM},  /* GET_NO_NEW_PRIVS */
+	{41, PR_NUM},  /* SET_THP_DISABLE */
+	{42, PR_NUM},  /* GET_THP_DISABLE */
+	{52, PR_NUM},  /* GET_SPECULATION_CTRL */
+	{57, PR_NUM},  /* SET_IO_FLUSHER */
+	{58, PR_NUM},  /* GET_IO_FLUSHER */
+};
+
+#define PR_GET_DUMPABLE 3
+#define PR_SET_DUMPABLE 4
+#define PR_SET_KEEPCAPS 8
+#define PR_CAPBSET_DROP 24
+#define PR_SET_SECUREBITS 28
+#define PR_CAP_AMBIENT 47
+#define PR_GET_TID_ADDRESS 40
+#define PR_GET_TSC 25
+
+static long prctl_pass(struct thread *t, const struct prctl_row *row, const u64 *a)
+{
+	(void)t;
+	static const u8 size[] = {0, 1, 16, 4, 8};
+	if (row->kind != PR_NUM && !guest_ok(a[1], size[row->kind]))
+		return -EFAULT;
+	if (row->kind == PR_IN16) {
+		char name[16];
+		long n = copy_string_from_guest(name, gptr_of(a[1]), sizeof name);
+		if (n == -ENAMETOOLONG) { /* cut, as the kernel does */
+			if (copy_from_guest(name, gptr_of(a[1]), sizeof name))
+				return -EFAULT;
+			name[15] = 0;
+		} else if (n < 0) {
+			return n;
+		}
+		return host_call(__NR_prctl, a[0], name, 0, 0, 0);
+	}
+	return host_call(__NR_prctl, a[0], a[1], a[2], a[3], a[4]);
+}
+
+long h_prctl(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	u32 option = (u32)a[0];
+	for (u32 i = 0; i < ARRAY_LEN(prctl_rows); i++)
+		if (prctl_rows[i].option == option)
+			return prctl_pass(t, &prctl_rows[i], a);
+	switch (option) {
+	case PR_GET_DUMPABLE: /* the monitor is never dumpable; a program that has just started expects 1 */
+		return 1;
+	case PR_SET_DUMPABLE:
+		return a[1] <= 1 ? 0 : -EINVAL;
+	case PR_SET_KEEPCAPS:
+	case PR_CAPBSET_DROP:
+	case PR_SET_SECUREBITS:
+	case PR_CAP_AMBIENT:
+		return proc_all_threads_call(t->proc, __NR_prctl, a);
+	case PR_GET_TSC: {
+		i32 enabled = 1;
+		return copy_to_guest(gptr_of(a[1]), &enabled, 4);
+	}
+	case PR_GET_TID_ADDRESS:
+		return guest_ok(a[1], 8) ? host_call(__NR_prctl, a[0], a[1], 0, 0, 0) : -EFAULT;
+	default: /* SET_MM, SET_SECCOMP, SET_VMA and others that work on the monitor's address space */
+		return -EINVAL;
+	}
+}
+
+#define ADDR_NO_RANDOMIZE 0x0040000u
+long h_personality(struct thread *t, struct call *c)
+{
+	(void)c;
+	(void)t;
+	u32 want = (u32)marshal_of(t)->arg[0];
+	if (want == 0xffffffffu || !(want & ~ADDR_NO_RANDOMIZE))
+		return host_call(__NR_personality, want);
+	return -EINVAL;
+}
+
+#define CLONE_FS 0x200u
+#define CLONE_FILES 0x400u
+#define CLONE_SYSVSEM 0x40000u
+#define CLONE_THREAD 0x10000u
+#define CLONE_SIGHAND 0x800u
+#define CLONE_VM 0x100u
+/* Namespaces are refused as without the capability. The rest means nothing for a process that shares with nobody. */
+long h_unshare(struct thread *t, struct call *c)
+{
+	(void)c;
+	u32 flags = (u32)marshal_of(t)->arg[0];
+	const u32 own = CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_THREAD | CLONE_SIGHAND | CLONE_VM;
+	if (flags & ~own)
+		return -EPERM;
+	return !flags || t->proc->mm->users <= 1 ? 0 : -EINVAL;
+}
+
+/* sched_setattr: the structure says its own size. */
+long h_sched_setattr(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	u32 size;
+	u8 attr[PAGE];
+	if (!a[1])
+		return -EINVAL;
+	if (copy_from_guest(&size, gptr_of(a[1]), 4))
+		return -EFAULT;
+	if (!size)
+		size = 48;
+	if (size < 48 || size > sizeof attr)
+		return -E2BIG;
+	if (copy_from_guest(attr, gptr_of(a[1]), size))
+		return -EFAULT;
+	memcpy(attr, &size, 4);
+	long r = host_call(__NR_sched_setattr, a[0], attr, a[2]);
+	if (r == -E2BIG) /* the kernel says which size it knows */
+		copy_to_guest(gptr_of(a[1]), attr, 4);
+	return r;
+}
+
+/* --- semctl -------------------------------------------------------------------------------------------------------------- */
+
+#define IPC_RMID 0
+#define IPC_SET 1
+#define IPC_STAT 2
+#define IPC_INFO 3
+#define GETALL 13
+#define SETVAL 16
+#define SETALL 17
+#define SEM_STAT 18
+#define SEM_INFO 19
+#define SEM_STAT_ANY 20
+#define SEM_ROOM (128ul << 10) /* 64 Ki values; SEMMSL is 32000 by default, more cannot be asked for here */
+
+/* GETALL and SETALL move as many values as the set has: through memory of our own, because the set may be replaced by a larger one
+ * between a look at its size and the call. */
+static long semctl_all(struct thread *t, const u64 *a, u32 cmd)
+{
+	u8 ds[104];
+	u64 info[13];
+	long r = host_call(__NR_semctl, a[0], 0, IPC_STAT, ds);
+	if (r < 0)
+		return r;
+	memcpy(info, ds, sizeof info);
+	u64 n = info[10], len = n * 2; /* sem_nsems */
+	if (len > SEM_ROOM)
+		return -EINVAL;
+	u8 *buf = marshal_alloc(t, SEM_ROOM);
+	if (!buf)
+		return -ENOMEM;
+	if (cmd == SETALL && copy_from_guest(buf, gptr_of(a[3]), len))
+		return -EFAULT;
+	r = host_call(__NR_semctl, a[0], a[1], cmd, buf);
+	if (r >= 0 && cmd == GETALL && copy_to_guest(gptr_of(a[3]), buf, len))
+		return -EFAULT;
+	return r;
+}
+
+long h_semctl(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	u32 cmd = (u32)a[2] & ~0x100u;
+	switch (cmd) {
+	case GETALL:
+	case SETALL:
+		return guest_ok(a[3], 2) ? semctl_all(t, a, cmd) : -EFAULT;
+	case IPC_SET:
+	case IPC_STAT:
+	case IPC_INFO:
+	case SEM_STAT:
+	case SEM_INFO:
+	case SEM_STAT_ANY:
+		return guest_ok(a[3], 104) ? host_call(__NR_semctl, a[0], a[1], cmd, a[3]) : -EFAULT;
+	default:
+		return host_call(__NR_semctl, a[0], a[1], cmd, a[3]);
+	}
+}
