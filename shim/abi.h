@@ -193,6 +193,7 @@ struct psb_trace_chunk {
 #define PSB_REC_FORK 6    /* written by the child first: args = {parent pid, clone flags} */
 #define PSB_REC_RET 7     /* completes the call `seq` (takes no number of its own), whose chunk was left before it returned */
 
+
 #define PSB_REC_DONE 1     /* flags: ret is valid */
 #define PSB_REC_NORETURN 2 /* flags: call never returns (exit, execve that succeeded, rt_sigreturn) */
 

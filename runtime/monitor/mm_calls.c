@@ -113,3 +113,9 @@ long h_remap_file_pages(struct thread *t, struct call *c)
 	(void)t, (void)c;
 	return -ENOSYS; /* obsolete; the kernel emulates it with new mappings nobody uses */
 }
+
+long h_pkey_mprotect(struct thread *t, struct call *c)
+{
+	/* Protection keys are not offered (CPUID hides them): only "no key" exists, as on a CPU without them. */
+	return (int)c->arg[3] == -1 ? mm_protect(t->proc->mm, c->arg[0], c->arg[1], (u32)c->arg[2]) : -EINVAL;
+}

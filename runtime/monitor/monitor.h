@@ -65,7 +65,7 @@ struct ring {
 
 /* A guest process. */
 struct proc {
-	int pid;                    /* in the container's pid namespace */
+	int pid, host_pid;          /* in the container's pid namespace; as the host sees it (0: unknown) */
 	u32 dispatch, trace_mode, pin; /* from the start record */
 	const struct psb_policy *policy;
 	struct tracer tracer;

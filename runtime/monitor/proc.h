@@ -33,6 +33,7 @@ struct proc *cp_prepare(struct proc *cp, const struct proc *p);
 void proc_dispose(struct proc *cp);
 
 /* proc_trace.c: process events in the trace */
+void proc_read_host_pid(struct proc *p, const struct vault *v);
 void proc_trace_start(struct proc *p, const struct vault *v, const struct psb_start *start);
 void proc_trace_exec(struct proc *p, struct thread *t, u64 entry);
 void proc_trace_fork(struct proc *p, int parent, u64 flags);

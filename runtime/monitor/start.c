@@ -137,6 +137,7 @@ long proc_make_vm(struct proc *p)
 	if (r)
 		return r;
 	r = vm_create(p->vm, v.fd[PSB_FD_KVM]);
+	proc_read_host_pid(p, &v);
 	vault_close(&v, 0);
 	if (!r) {
 		int fd = fd_move_high(p, p->vm->fd, true);
