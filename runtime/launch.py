@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pysandbox.oci.state import Container
     from pysandbox.runtime.launch_channel import Channel
     from pysandbox.runtime.launch_plan import LaunchPlan, Options
+    from pysandbox.runtime.rewriter.plans import PlanSet
 
 
 def run(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> int:
@@ -124,7 +125,7 @@ def _follow(channel: Channel, running: launch_wait.Running, plan: LaunchPlan, wa
             running.plans = plans
             os.close(fds[0])
             try:
-                channel.send(launch_channel.PLANS, fds=plans or ())
+                channel.send(launch_channel.PLANS, fds=(plans.index_fd, plans.store_fd) if plans else ())
             except BrokenPipeError:
                 continue  # the child has failed meanwhile; its message is still to be read
         elif kind == launch_channel.TERMINAL:
@@ -139,9 +140,9 @@ def _follow(channel: Channel, running: launch_wait.Running, plan: LaunchPlan, wa
         raise LaunchError("the container process was killed before its program could start (out of memory?)")
 
 
-def _plan_program(root: int, name: str, plan: LaunchPlan, warn: Callable[[str], None]) -> tuple[int, int] | None:
+def _plan_program(root: int, name: str, plan: LaunchPlan, warn: Callable[[str], None]) -> PlanSet | None:
     """Rewrites the program's text and what it loads, unless that was done before. An ELF nobody can analyse is no reason
-    not to run it: the raw door serves it."""
+    not to run it: the raw door serves it, only slower."""
     from pysandbox.runtime.rewriter.plans import ensure_plans
 
     path = program_in(root, name, plan.spec.process.env, plan.spec.process.cwd)
@@ -150,9 +151,11 @@ def _plan_program(root: int, name: str, plan: LaunchPlan, warn: Callable[[str], 
     try:
         plans = ensure_plans(root, path)
     except (Error, OSError) as error:
-        warn(f"rewriting {path}: {error}; its system calls take the slow door")
+        warn(f"rewriting {path}: {error}")
         return None
-    return plans.index_fd, plans.store_fd
+    for note in plans.notes:
+        warn(f"rewriting: {note}")
+    return plans
 
 
 def program_in(root: int, name: str, env: tuple[str, ...], cwd: str) -> str | None:

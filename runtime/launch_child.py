@@ -178,12 +178,13 @@ def set_names(plan: LaunchPlan) -> None:
 
 def build_root(plan: LaunchPlan) -> int:
     """The container's root with all its mounts and devices, not yet entered; O_PATH descriptor."""
-    spec = plan.spec
+    spec, place = plan.spec, plan.rootfs
     if plan.options.overlay is not None:
         from pysandbox.runtime import launch_overlay
 
         launch_overlay.mount_overlay(plan.options.overlay)
-    root = rootfs.prepare_root(spec, plan.rootfs)
+        place = launch_overlay.root_of(plan.options.overlay)
+    root = rootfs.prepare_root(spec, place)
     mounts.mount_all(root, spec, plan.bundle, plan.cgroup)
     if devices.needs_dev(spec):
         devices.make_devices(root, spec)

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.runtime.launch_console import Proxy
     from pysandbox.runtime.launch_plan import LaunchPlan
+    from pysandbox.runtime.rewriter.plans import PlanSet
 
 _SIGCHLD, _SIGWINCH, _SIGKILL = 17, 28, 9
 # Not passed on: cannot be caught, faults of the launcher itself, its own business (children, window), and the two the
@@ -46,7 +47,7 @@ class Running:
 
     def __init__(self, pid: int, plan: LaunchPlan, signals: Signals | None, planner: int | None) -> None:
         self.pid = pid
-        self.plans: tuple[int, int] | None = None  # plan index, plan store
+        self.plans: PlanSet | None = None
         self.proxy: Proxy | None = None
         self._plan = plan
         self._signals = signals
@@ -141,9 +142,12 @@ class Running:
                     _signal.signal(signo, _signal.SIG_DFL)
             _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
             os.nice(_PLANNER_NICENESS)
+            # The full class: this is a process of its own, its import time is nobody's start time.
+            from socket import socket
+
             from pysandbox.runtime.rewriter import planner
 
-            planner.serve(self._planner, *self.plans)
+            planner.serve(socket(fileno=self._planner), self.plans.writer_fd)
         finally:
             os._exit(1)
 
