@@ -60,14 +60,14 @@ static struct kept *kept_find(struct thread *t, u64 set)
 	if (!kept_count)
 		return NULL;
 	for (int i = 0; i < KEPT_MAX; i++)
-		if (kept[i].owner == t && (SIG_BIT(kept[i].info.signo) & set))
+		if (kept[i].owner == t && kept[i].info.signo && (SIG_BIT(kept[i].info.signo) & set))
 			return &kept[i];
 	return NULL;
 }
 
 static void kept_drop(struct kept *k)
 {
-	k->info.signo = SIGSEGV; /* any valid number: the entry may be looked at until it has a new owner */
+	k->info.signo = 0; /* nothing, until the next owner has filled it */
 	k->owner = NULL;
 	kept_count--;
 }
@@ -297,6 +297,7 @@ _Noreturn void signal_die(struct thread *t, int signo)
 {
 	/* For ever: no other thread may install a handler now. */
 	lock_acquire(&t->proc->sig.lock);
+	proc_trace_exit(t->proc, t, (u64)signo);
 	host_call(__NR_prctl, 4 /* PR_SET_DUMPABLE */, 0, 0, 0, 0); /* a core would be the monitor's */
 	struct sigaction_k k = {.handler = SIG_DFL};
 	host_call(__NR_rt_sigaction, signo, &k, 0, SET_BYTES);
@@ -645,9 +646,9 @@ long h_rt_sigpending(struct thread *t, struct call *c)
 	if (c->arg[1] > SET_BYTES)
 		return -EINVAL;
 	host_call(__NR_rt_sigpending, &set, SET_BYTES);
-	for (int i = 0; kept_count && i < KEPT_MAX; i++)
-		if (kept[i].owner == t)
-			set |= SIG_BIT(kept[i].info.signo);
+	for (int signo = 1; kept_count && signo <= NSIG; signo++)
+		if (kept_find(t, SIG_BIT(signo)))
+			set |= SIG_BIT(signo);
 	/* A held signal is not blocked, so it does not count; while one is held the host blocks more than the guest does. */
 	set &= t->sigmask;
 	return copy_to_guest(gptr_of(c->arg[0]), &set, c->arg[1]);
@@ -728,7 +729,11 @@ long h_rt_sigreturn(struct thread *t, struct call *c)
 
 /* --- trace --------------------------------------------------------------------------------------------------- */
 
+/* A delivery cannot be refused like a call: when the log is full the next call will be. */
 static void record(struct thread *t, const struct siginfo_k *info, u64 handler)
 {
-	(void)t, (void)info, (void)handler;
+	bool fault = info->code > 0 && (SIG_BIT(info->signo) & SIG_FAULTS);
+	const u64 args[6] = {(u64)info->signo, (u64)(i64)info->code, fault ? info->addr : (u64)info->from.pid, handler};
+	const struct trace_event ev = {.kind = PSB_REC_SIGNAL, .flags = PSB_REC_DONE, .tid = (u32)t->tid, .args = args};
+	trace_write(&t->proc->tracer, &ev, NULL);
 }

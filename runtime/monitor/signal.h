@@ -33,6 +33,8 @@
 
 #define SIG_BIT(signo) (1ull << ((signo)-1))
 #define SIG_UNBLOCKABLE (SIG_BIT(SIGKILL) | SIG_BIT(SIGSTOP))
+/* si_addr counts when the kernel raised them. */
+#define SIG_FAULTS (SIG_BIT(SIGILL) | SIG_BIT(SIGTRAP) | SIG_BIT(SIGBUS) | SIG_BIT(SIGFPE) | SIG_BIT(SIGSEGV))
 /* Never blocked on the host: raised by our own access to guest memory. */
 #define SIG_COPY_FAULTS (SIG_BIT(SIGSEGV) | SIG_BIT(SIGBUS))
 
