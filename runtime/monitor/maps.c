@@ -121,7 +121,7 @@ u64 mm_format_maps(struct proc *p, char *buf, u64 cap)
 		have += more ? (u64)got : 0;
 		text[have] = 0;
 		char *line = text;
-		for (char *nl; *(nl = strchr(line, '\n')); line = nl + 1) {
+		for (char *nl; (nl = strchr(line, '\n')); line = nl + 1) {
 			*nl = 0;
 			struct host_line l = parse(line);
 			if (l.start >= PSB_GUEST_LIMIT) {
