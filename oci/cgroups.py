@@ -18,7 +18,23 @@ if TYPE_CHECKING:
     from pysandbox.oci.spec import Resources, Spec
 
 _V1 = frozenset(
-    "cpu cpuacct cpuset memory devices freezer blkio pids net_cls net_prio perf_event hugetlb rdma misc name=systemd".split()
+    [
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "memory",
+        "devices",
+        "freezer",
+        "blkio",
+        "pids",
+        "net_cls",
+        "net_prio",
+        "perf_event",
+        "hugetlb",
+        "rdma",
+        "misc",
+        "name=systemd",
+    ]
 )
 # Nodes every container may use, whatever its rules say; runc has the same list.
 DEFAULT_RULES = tuple(
@@ -104,8 +120,8 @@ def _unescape(text: str) -> str:
 
 
 def plan(spec: Spec, container_id: str) -> Cgroup:
-    """Where the container's groups will be. An absolute cgroupsPath starts at the hierarchy's root, anything else at the
-    caller's own group. Nothing is made yet, so that the state can record it first."""
+    """Where the container's groups will be. An absolute cgroupsPath starts at the hierarchy's root, anything else at
+    the caller's own group. Nothing is made yet, so that the state can record it first."""
     layout = host_layout()
     wanted = spec.linux.cgroups_path
     path = os.path.normpath("/" + (wanted or container_id)).lstrip("/")
@@ -116,7 +132,9 @@ def plan(spec: Spec, container_id: str) -> Cgroup:
         base = mount if wanted.startswith("/") else os.path.normpath(os.path.join(mount, layout.own[controller]))
         paths[controller] = os.path.join(base, path)
     if layout.hybrid:
-        base = layout.hybrid if wanted.startswith("/") else os.path.normpath(os.path.join(layout.hybrid, layout.own[""]))
+        base = (
+            layout.hybrid if wanted.startswith("/") else os.path.normpath(os.path.join(layout.hybrid, layout.own[""]))
+        )
         paths["unified"] = os.path.join(base, path)
     return Cgroup(paths=paths)
 
@@ -324,7 +342,9 @@ def _apply_v1(paths: dict[str, str], resources: Resources) -> None:
             ("write_iops", block.throttle_write_iops_device),
         ):
             for device in devices:
-                _set(paths.get("blkio"), f"blkio.throttle.{name}_device", f"{device.major}:{device.minor} {device.rate}")
+                _set(
+                    paths.get("blkio"), f"blkio.throttle.{name}_device", f"{device.major}:{device.minor} {device.rate}"
+                )
     for page in resources.hugepage_limits:
         _set(paths.get("hugetlb"), f"hugetlb.{page.page_size}.limit_in_bytes", page.limit)
     if resources.network is not None:
@@ -414,8 +434,8 @@ def _limit(value: int) -> str:
 
 
 def device_program(rules: tuple[DeviceRule, ...]) -> bytes:
-    """BPF for BPF_PROG_TYPE_CGROUP_DEVICE. The context is {u32 access << 16 | type, u32 major, u32 minor}; the last rule
-    that matches decides, as with version 1; no match: allowed, as a fresh group is.
+    """BPF for BPF_PROG_TYPE_CGROUP_DEVICE. The context is {u32 access << 16 | type, u32 major, u32 minor}; the last
+    rule that matches decides, as with version 1; no match: allowed, as a fresh group is.
 
     A request for several accesses at once is allowed only by a rule that grants all of them.
     """

@@ -1,4 +1,6 @@
-"""Device nodes and links in /dev (config-linux.md, "Devices" and "Default devices"; runtime-linux.md, "Dev symbolic links")."""
+"""Device nodes and links in /dev (config-linux.md, "Devices" and "Default devices"; runtime-linux.md, "Dev symbolic
+links").
+"""
 
 from __future__ import annotations
 

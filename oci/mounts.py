@@ -232,7 +232,8 @@ def _kernel_view(root: int, mount: Mount, options: Options) -> None:
     try:
         os.close(_attach(root, os.dup(target), mount, options, mount.type, ",".join(options.data)))
     except PermissionError:
-        # sysfs shows a network namespace: the kernel lets only its owner mount one. What the launcher sees is right then.
+        # sysfs shows a network namespace: the kernel lets only its owner mount one. What the launcher sees is right
+        # then.
         if mount.type != "sysfs":
             raise
         tree = native.open_tree(_AT_FDCWD, "/sys", native.OPEN_TREE_CLONE | native.AT_RECURSIVE)
@@ -287,7 +288,9 @@ def _bind(root: int, mount: Mount, options: Options, bundle: str) -> None:
         else:
             target = rootfs.ensure_file(root, mount.destination)
         try:
-            if not (native.statfs_type(tree) == native.PROC_SUPER_MAGIC and os.path.normpath(mount.destination) == "/proc"):
+            if not (
+                native.statfs_type(tree) == native.PROC_SUPER_MAGIC and os.path.normpath(mount.destination) == "/proc"
+            ):
                 _check_target(target, mount)
             native.move_mount(tree, target)
         finally:

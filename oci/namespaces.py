@@ -1,8 +1,8 @@
 """Namespaces: which are made, which are joined, and when (config-linux.md, "Namespaces").
 
 A pid or time namespace takes effect for *children* of the caller, so the launcher enters those around its fork
-(`for_children`), and the container process enters the others itself (`enter`). That way the container's init is a direct
-child of the launcher: one fork, no intermediate process, no subreaper needed to learn its exit status.
+(`for_children`), and the container process enters the others itself (`enter`). That way the container's init is a
+direct child of the launcher: one fork, no intermediate process, no subreaper needed to learn its exit status.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def open_namespaces(spec: Spec) -> Namespaces:
             found = 0
         if found != flag:
             os.close(fd)
-            raise ConfigError(f"{ns.path} is not a namespace of type {ns.type}", pointer=f"/linux/namespaces/{number}/path")
+            raise ConfigError(
+                f"{ns.path} is not a namespace of type {ns.type}", pointer=f"/linux/namespaces/{number}/path"
+            )
         join[ns.type] = fd
     return Namespaces(new=frozenset(new), join=join)
 

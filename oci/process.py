@@ -1,4 +1,6 @@
-"""Attributes of the container's process (config.md, "Process"), applied by the process itself before its program starts."""
+"""Attributes of the container's process (config.md, "Process"), applied by the process itself before its program
+starts.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +15,50 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.oci.spec import Capabilities, Process, Rlimit, Spec
 
-CAPABILITIES = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
-    "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN "
-    "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE "
-    "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-).split()
+_NAMES = (  # in the order of their numbers
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
+    "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT "
+    "SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE "
+    "AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ "
+    "PERFMON BPF CHECKPOINT_RESTORE"
+)
+CAPABILITIES = tuple(_NAMES.split(" "))
 _CAP_BIT = {f"CAP_{name}": 1 << number for number, name in enumerate(CAPABILITIES)}
 
 # RLIMIT_* by name; numbers of x86-64 (asm-generic/resource.h).
 RLIMITS = {
     f"RLIMIT_{name}": number
     for number, name in enumerate(
-        "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME".split()
+        [
+            "CPU",
+            "FSIZE",
+            "DATA",
+            "STACK",
+            "CORE",
+            "RSS",
+            "NPROC",
+            "NOFILE",
+            "MEMLOCK",
+            "AS",
+            "LOCKS",
+            "SIGPENDING",
+            "MSGQUEUE",
+            "NICE",
+            "RTPRIO",
+            "RTTIME",
+        ]
     )
 }
 _INFINITY = 2**64 - 1
-_SCHED = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4, "SCHED_IDLE": 5, "SCHED_DEADLINE": 6}
+_SCHED = {
+    "SCHED_OTHER": 0,
+    "SCHED_FIFO": 1,
+    "SCHED_RR": 2,
+    "SCHED_BATCH": 3,
+    "SCHED_ISO": 4,
+    "SCHED_IDLE": 5,
+    "SCHED_DEADLINE": 6,
+}
 _SCHED_FLAGS = {
     "SCHED_FLAG_RESET_ON_FORK": 0x1,
     "SCHED_FLAG_RECLAIM": 0x2,
@@ -43,7 +72,9 @@ _IOPRIO = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 
 
 class CapabilitySets:
-    """The five sets as masks, cut to what the caller may give; `missing`: names that were asked for and are not there."""
+    """The five sets as masks, cut to what the caller may give; `missing`: names that were asked for and are not
+    there.
+    """
 
     def __init__(self, wanted: Capabilities | None) -> None:
         bound = _own_bounding()
@@ -191,7 +222,13 @@ def set_scheduling(process: Process) -> None:
             flags |= _SCHED_FLAGS[name]
         try:
             native.sched_setattr(
-                _SCHED[wanted.policy], flags, wanted.nice, wanted.priority, wanted.runtime, wanted.deadline, wanted.period
+                _SCHED[wanted.policy],
+                flags,
+                wanted.nice,
+                wanted.priority,
+                wanted.runtime,
+                wanted.deadline,
+                wanted.period,
             )
         except OSError as error:
             raise from_os_error("set scheduler", error, LaunchError) from None
@@ -248,7 +285,9 @@ def set_sysctls(spec: Spec, proc: int) -> None:
         # As sysctl(8): dots separate; a slash in the key stands for a dot in a name.
         path = key.translate({ord("."): "/", ord("/"): "."}) if "." in key.split("/", 1)[0] else key
         try:
-            fd = native.openat2(proc, f"sys/{path}", os.O_WRONLY, 0, native.RESOLVE_BENEATH | native.RESOLVE_NO_SYMLINKS)
+            fd = native.openat2(
+                proc, f"sys/{path}", os.O_WRONLY, 0, native.RESOLVE_BENEATH | native.RESOLVE_NO_SYMLINKS
+            )
             try:
                 os.write(fd, value.encode())
             finally:

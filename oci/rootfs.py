@@ -1,8 +1,8 @@
 """Paths inside a root file system that the container's owner controls, and the switch into it.
 
 Every path of config.json that means a place in the container is resolved by the kernel *inside* the root (openat2 with
-RESOLVE_IN_ROOT) to an O_PATH descriptor, and used through that descriptor only: a symbolic link in the image can neither
-lead out of the root nor change between check and use.
+RESOLVE_IN_ROOT) to an O_PATH descriptor, and used through that descriptor only: a symbolic link in the image can
+neither lead out of the root nor change between check and use.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def open_in(root: int, path: str, flags: int = os.O_PATH) -> int:
 
 
 def ensure_dir(root: int, path: str, mode: int = 0o755) -> int:
-    """O_PATH descriptor of the directory, made with its parents when missing. NotADirectoryError when it is something else."""
+    """O_PATH descriptor of the directory, made with its parents when missing. NotADirectoryError when it is
+    something else.
+    """
     try:
         return native.openat2(root, path.lstrip("/") or ".", os.O_PATH | os.O_DIRECTORY, 0, _INSIDE)
     except FileNotFoundError:
@@ -77,7 +79,9 @@ def _create(root: int, path: str, mode: int, *, directory: bool) -> int:
                     done.pop()
                 os.close(fd)
                 fd = -1
-                fd = native.openat2(root, "/".join(done) or ".", os.O_PATH, 0, native.RESOLVE_IN_ROOT | native.RESOLVE_NO_SYMLINKS)
+                fd = native.openat2(
+                    root, "/".join(done) or ".", os.O_PATH, 0, native.RESOLVE_IN_ROOT | native.RESOLVE_NO_SYMLINKS
+                )
                 continue
             try:
                 below = native.openat2(fd, name, os.O_PATH | os.O_NOFOLLOW, 0, native.RESOLVE_BENEATH)

@@ -1,7 +1,8 @@
 """`pysandbox do`: a program of this host in a sandbox, without a bundle.
 
-The program sees the host's files as they are and may change them: the changes go to a private layer that ends with it. Its
-processes, mounts, IPC and network are its own; working directory, environment and standard streams are the caller's.
+The program sees the host's files as they are and may change them: the changes go to a private layer that ends with
+it. Its processes, mounts, IPC and network are its own; working directory, environment and standard streams are the
+caller's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _CAPABILITIES = [
-    f"CAP_{name}" for name in "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE".split()
+    f"CAP_{name}"
+    for name in ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE"]
 ]
 
 
@@ -96,7 +98,7 @@ def config(request: Request) -> dict[str, Any]:
         "args": list(request.args),
         "env": [f"{name}={value}" for name, value in env.items() if name],
         "cwd": workdir,
-        "capabilities": {kind: _CAPABILITIES for kind in ("bounding", "effective", "permitted")},
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES),
         "noNewPrivileges": True,
     }
     raw["root"] = {"path": "rootfs", "readonly": False}

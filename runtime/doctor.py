@@ -28,7 +28,9 @@ _OLDEST_KERNEL = (5, 12)
 
 
 class Finding(Struct):
-    """`status`: ok, warn (works, with something less) or fail (containers do not run). `mend`: what to do, "" when ok."""
+    """`status`: ok, warn (works, with something less) or fail (containers do not run). `mend`: what to do, "" when
+    ok.
+    """
 
     name: str
     status: str
@@ -60,7 +62,14 @@ def _kernel() -> list[Finding]:
 
 def _user() -> list[Finding]:
     if os.geteuid() != 0:
-        return [Finding(name="user", status=FAIL, detail=f"uid {os.geteuid()}", mend="run as root: user namespaces are not supported yet")]
+        return [
+            Finding(
+                name="user",
+                status=FAIL,
+                detail=f"uid {os.geteuid()}",
+                mend="run as root: user namespaces are not supported yet",
+            )
+        ]
     from pysandbox.oci.process import CAPABILITIES
     from pysandbox.runtime import native
 
@@ -68,7 +77,14 @@ def _user() -> list[Finding]:
     missing = [name for number, name in enumerate(CAPABILITIES) if not held >> number & 1]
     needed = {"SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SYS_CHROOT"} & set(missing)
     if needed:
-        return [Finding(name="user", status=FAIL, detail=f"root without {', '.join(sorted(needed))}", mend="start with these capabilities")]
+        return [
+            Finding(
+                name="user",
+                status=FAIL,
+                detail=f"root without {', '.join(sorted(needed))}",
+                mend="start with these capabilities",
+            )
+        ]
     if missing:
         detail = f"root without {', '.join(missing)}"
         return [Finding(name="user", status=WARN, detail=detail, mend="containers that ask for these run without them")]
@@ -98,7 +114,9 @@ def _kvm() -> list[Finding]:
             findings.append(Finding(name="kvm-vm", status=OK, detail="a VM can be created"))
         except OSError as error:
             mend = "another hypervisor may hold the virtualization extensions; see the kernel's log"
-            findings.append(Finding(name="kvm-vm", status=FAIL, detail=f"create VM: {host_reason(error.errno)}", mend=mend))
+            findings.append(
+                Finding(name="kvm-vm", status=FAIL, detail=f"create VM: {host_reason(error.errno)}", mend=mend)
+            )
         return findings
     finally:
         os.close(fd)
@@ -118,7 +136,11 @@ def _monitor() -> list[Finding]:
         return [Finding(name="monitor", status=FAIL, detail=error.message, mend="install pysandbox again (make build)")]
     try:
         if os.pread(fd, 4, 0) != b"\x7fELF":
-            return [Finding(name="monitor", status=FAIL, detail="not an ELF file", mend="install pysandbox again (make build)")]
+            return [
+                Finding(
+                    name="monitor", status=FAIL, detail="not an ELF file", mend="install pysandbox again (make build)"
+                )
+            ]
         return [Finding(name="monitor", status=OK, detail=f"{os.fstat(fd).st_size} bytes")]
     finally:
         os.close(fd)
@@ -130,7 +152,11 @@ def _namespaces() -> list[Finding]:
     missing = [kind for kind, (_, name) in KINDS.items() if not os.path.exists(f"/proc/self/ns/{name}")]
     needed = {"mount", "pid"} & set(missing)
     if needed:
-        return [Finding(name="namespaces", status=FAIL, detail=f"missing: {', '.join(missing)}", mend="needs a kernel with them")]
+        return [
+            Finding(
+                name="namespaces", status=FAIL, detail=f"missing: {', '.join(missing)}", mend="needs a kernel with them"
+            )
+        ]
     if missing:
         mend = "containers that ask for these do not start"
         return [Finding(name="namespaces", status=WARN, detail=f"missing: {', '.join(missing)}", mend=mend)]
@@ -153,7 +179,14 @@ def _cgroups() -> list[Finding]:
     missing = [name for name in ("memory", "pids", "cpu") if name not in controllers]
     detail = f"{kind}: {', '.join(controllers) or 'no controllers'}"
     if missing:
-        return [Finding(name="cgroups", status=WARN, detail=detail, mend=f"no limits for {', '.join(missing)}: enable the controllers")]
+        return [
+            Finding(
+                name="cgroups",
+                status=WARN,
+                detail=detail,
+                mend=f"no limits for {', '.join(missing)}: enable the controllers",
+            )
+        ]
     return [Finding(name="cgroups", status=OK, detail=detail)]
 
 
@@ -194,7 +227,9 @@ def _packages() -> list[Finding]:
         if util.find_spec(name):
             findings.append(Finding(name=f"python:{name}", status=OK, detail="installed"))
         else:
-            findings.append(Finding(name=f"python:{name}", status=need, detail="missing", mend=f"pip install {name} ({use})"))
+            findings.append(
+                Finding(name=f"python:{name}", status=need, detail="missing", mend=f"pip install {name} ({use})")
+            )
     return findings
 
 

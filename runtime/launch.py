@@ -141,8 +141,8 @@ def _follow(channel: Channel, running: launch_wait.Running, plan: LaunchPlan, wa
 
 
 def _plan_program(root: int, name: str, plan: LaunchPlan, warn: Callable[[str], None]) -> PlanSet | None:
-    """Rewrites the program's text and what it loads, unless that was done before. An ELF nobody can analyse is no reason
-    not to run it: the raw door serves it, only slower."""
+    """Rewrites the program's text and what it loads, unless that was done before. An ELF nobody can analyse is no
+    reason not to run it: the raw door serves it, only slower."""
     from pysandbox.runtime.rewriter.plans import ensure_plans
 
     path = program_in(root, name, plan.spec.process.env, plan.spec.process.cwd)
@@ -200,5 +200,3 @@ def _write_pid_file(path: str, pid: int) -> None:
         os.rename(temporary, path)
     except OSError as error:
         raise from_os_error(f"write pid file {path}", error, LaunchError) from None
-
-

@@ -46,7 +46,9 @@ class Channel:
     def receive(self) -> tuple[str, str, list[int]] | None:
         """(kind, text, descriptors), or None at the end. Waits."""
         try:
-            payload, ancillary, _, _ = self._sock.recvmsg(_MAX_TEXT, CMSG_LEN(4 * _MAX_FDS), 0x40000000)  # MSG_CMSG_CLOEXEC
+            payload, ancillary, _, _ = self._sock.recvmsg(
+                _MAX_TEXT, CMSG_LEN(4 * _MAX_FDS), 0x40000000
+            )  # MSG_CMSG_CLOEXEC
         except ConnectionResetError:
             return None
         if not payload:

@@ -1,5 +1,5 @@
-"""The container process, from the fork to the exec of the monitor. It runs in the launcher's image and reports through the
-channel; every step is one of `pysandbox.oci`'s modules, and the order is the point of this file.
+"""The container process, from the fork to the exec of the monitor. It runs in the launcher's image and reports
+through the channel; every step is one of `pysandbox.oci`'s modules, and the order is the point of this file.
 
 1. host side: session, cgroup, OOM score (needs the host's /proc and /sys)
 2. namespaces
@@ -36,7 +36,7 @@ def container_process(plan: LaunchPlan, channel: Channel, planner: int | None) -
     except OSError as error:
         what = error.filename if isinstance(error.filename, str) else "start container"
         _report(channel, from_os_error(what, error, LaunchError))
-    except BaseException as error:  # whatever it is must reach the user through the launcher, not die in a fork
+    except BaseException as error:  # noqa: BLE001 -- whatever it is must reach the user through the launcher, not die in a fork
         _report(channel, LaunchError(f"internal error: {type(error).__name__}: {error}"))
         if os.environ.get("PSB_DEBUG"):
             import traceback
@@ -151,8 +151,10 @@ def tie_to_launcher(channel: Channel) -> None:
 
 
 def reset_signals() -> None:
-    """Python ignores SIGPIPE and SIGXFSZ, and an engine may leave others blocked or ignored: the program starts clean."""
-    import _signal
+    """Python ignores SIGPIPE and SIGXFSZ, and an engine may leave others blocked or ignored: the program starts
+    clean.
+    """
+    import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, at 4 ms
 
     for signo in range(1, _signal.NSIG):
         if signo not in (9, 19, 32, 33):
@@ -220,7 +222,9 @@ def make_cwd(root: int, cwd: str) -> None:
 
 
 def own_proc() -> int:
-    """A procfs of the container's pid namespace, mounted nowhere: the monitor needs one even where the container has none."""
+    """A procfs of the container's pid namespace, mounted nowhere: the monitor needs one even where the container
+    has none.
+    """
     try:
         return native.detached_mount(
             "proc", {}, native.MOUNT_ATTR_NOSUID | native.MOUNT_ATTR_NODEV | native.MOUNT_ATTR_NOEXEC
@@ -236,8 +240,8 @@ def join_keyring(container_id: str) -> None:
     except OSError as error:
         import errno
 
-        # Kernel without keys, or a quota used up by other containers: the old keyring is left behind all the same, because
-        # the program's keyctl is decided by policy.
+        # Kernel without keys, or a quota used up by other containers: the old keyring is left behind all the same,
+        # because the program's keyctl is decided by policy.
         if error.errno not in (errno.ENOSYS, errno.EDQUOT):
             raise from_os_error("join session keyring", error, LaunchError) from None
 

@@ -16,8 +16,31 @@ if TYPE_CHECKING:
 
 # Host mounts whose content is not files to work on: the container gets its own, or none.
 _VIRTUAL = frozenset(
-    "autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fuse.lxcfs fusectl hugetlbfs mqueue "
-    "nsfs proc pstore ramfs rpc_pipefs securityfs selinuxfs sysfs tracefs".split()
+    [
+        "autofs",
+        "binfmt_misc",
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "devtmpfs",
+        "efivarfs",
+        "fuse.lxcfs",
+        "fusectl",
+        "hugetlbfs",
+        "mqueue",
+        "nsfs",
+        "proc",
+        "pstore",
+        "ramfs",
+        "rpc_pipefs",
+        "securityfs",
+        "selinuxfs",
+        "sysfs",
+        "tracefs",
+    ]
 )
 _HIDDEN = ("/proc", "/sys", "/dev")
 
@@ -29,7 +52,9 @@ def mount_overlay(overlay: Overlay) -> None:
         native.mount(None, "/", None, native.MS_SLAVE | native.MS_REC)
         below = host_mounts(overlay.lower)
         # Taken before there is a scratch mount: they must not show it.
-        writable = [native.open_tree(-100, place, native.OPEN_TREE_CLONE | native.AT_RECURSIVE) for place in overlay.writable]
+        writable = [
+            native.open_tree(-100, place, native.OPEN_TREE_CLONE | native.AT_RECURSIVE) for place in overlay.writable
+        ]
         native.mount("pysandbox", scratch, "tmpfs", native.MS_NOSUID | native.MS_NODEV, "mode=700")
         merged = root_of(overlay)
         _mount_layer(scratch, 0, overlay.lower, merged)
@@ -66,7 +91,12 @@ def _mount_layer(scratch: str, number: int, lower: str, target: str) -> None:
     # Key by key: a path may hold the commas and colons that separate options in mount(2)'s string.
     tree = native.detached_mount(
         "overlay",
-        {"source": "overlay", "lowerdir": lower.replace("\\", "\\\\").replace(":", "\\:"), "upperdir": upper, "workdir": work},
+        {
+            "source": "overlay",
+            "lowerdir": lower.replace("\\", "\\\\").replace(":", "\\:"),
+            "upperdir": upper,
+            "workdir": work,
+        },
         native.MOUNT_ATTR_NOSUID | native.MOUNT_ATTR_NODEV,
     )
     _attach(tree, target)
@@ -93,7 +123,13 @@ def host_mounts(root: str) -> list[tuple[str, bool]]:
     with open("/proc/self/mountinfo") as lines:
         for line in lines:
             left, _, right = line.partition(" - ")
-            place = left.split(" ")[4].replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+            place = (
+                left.split(" ")[4]
+                .replace("\\040", " ")
+                .replace("\\011", "\t")
+                .replace("\\012", "\n")
+                .replace("\\134", "\\")
+            )
             kind = right.split(" ", 1)[0]
             inside = place.startswith(root.rstrip("/") + "/") and place != "/"
             hidden = any(place == top or place.startswith(top + "/") for top in _HIDDEN)

@@ -117,7 +117,9 @@ def check(spec: Spec, options: Options) -> None:
     if options.console_socket and not (spec.process.terminal and options.detach):
         raise LaunchError("cannot use console socket if pysandbox will not detach or allocate tty")
     if spec.linux.namespace("mount") is None:
-        raise UnsupportedError("a container without a mount namespace is not supported (config.json: /linux/namespaces)")
+        raise UnsupportedError(
+            "a container without a mount namespace is not supported (config.json: /linux/namespaces)"
+        )
     if spec.linux.net_devices:
         raise UnsupportedError("linux.netDevices is not supported")
     process.check_supported(spec)
@@ -147,13 +149,15 @@ def open_kvm() -> int:
         fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         raise LaunchError(
-            "/dev/kvm does not exist: load the kvm-intel or kvm-amd module, or enable (nested) virtualization for this host"
+            "/dev/kvm does not exist: load the kvm-intel or kvm-amd module, "
+            "or enable (nested) virtualization for this host"
         ) from None
     except PermissionError:
         raise LaunchError("/dev/kvm is refused (permission denied): run as root or join the kvm group") from None
     except OSError as error:
         raise LaunchError(
-            f"/dev/kvm cannot be opened ({host_reason(error.errno)}): is virtualization enabled on this host? try `pysandbox doctor`",
+            f"/dev/kvm cannot be opened ({host_reason(error.errno)}): "
+            "is virtualization enabled on this host? try `pysandbox doctor`",
             errno=error.errno,
         ) from None
     try:
@@ -178,5 +182,8 @@ def _trace(options: Options, annotations: Mapping[str, str], mode: int) -> int |
     from pysandbox.runtime import launch_traces
 
     return launch_traces.new_trace(
-        options.root, options.id, "full" if mode == abi.TRACE_FULL else "ring", annotations.get("dev.pysandbox.trace.dir", "")
+        options.root,
+        options.id,
+        "full" if mode == abi.TRACE_FULL else "ring",
+        annotations.get("dev.pysandbox.trace.dir", ""),
     )

@@ -1,4 +1,5 @@
-"""Finding the container's program and judging whether it can run, in the container's own view and with its user's rights.
+"""Finding the container's program and judging whether it can run, in the container's own view and with its user's
+rights.
 
 The wording of the errors is part of the contract: engines choose their exit status (126, 127) by it.
 """

@@ -1,8 +1,8 @@
 """The launcher's dealings with the state directory.
 
 A container in the foreground belongs to its launcher: when that is killed the container dies with it, and the next
-command removes what is left. Such containers are listed in ROOT/@foreground (no id can contain `@`), so that looking for
-left-overs costs one directory read.
+command removes what is left. Such containers are listed in ROOT/@foreground (no id can contain `@`), so that looking
+for left-overs costs one directory read.
 """
 
 from __future__ import annotations
@@ -63,7 +63,11 @@ def collect_foreground(store: Store) -> list[str]:
         try:
             state = store.load(name)
             launcher = state.data.get("foreground")
-            if isinstance(launcher, list) and len(launcher) == 2 and ProcessId(pid=launcher[0], start=launcher[1]).alive:
+            if (
+                isinstance(launcher, list)
+                and len(launcher) == 2
+                and ProcessId(pid=launcher[0], start=launcher[1]).alive
+            ):
                 continue
             if isinstance(launcher, list):
                 with store.open(name, patience=0) as container:

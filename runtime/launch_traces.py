@@ -3,9 +3,10 @@
     ROOT/traces/ID/trace.psb          of the container that has (or last had) this id
     ROOT/traces/ID/trace-NANOS.psb    of earlier containers with the id, by the time they were replaced
 
-Old ones go when a container is made: more than PSB_TRACE_KEEP_COUNT traces (64), older than PSB_TRACE_KEEP_DAYS days (7), or
-more than PSB_TRACE_KEEP_BYTES bytes in total (1 GiB). The environment wins over `[trace]` in /etc/pysandbox.ini
-(`keep_count`, `keep_days`, `keep_bytes`), that over the defaults. The trace of a live container stays.
+Old ones go when a container is made: more than PSB_TRACE_KEEP_COUNT traces (64), older than PSB_TRACE_KEEP_DAYS days
+(7), or more than PSB_TRACE_KEEP_BYTES bytes in total (1 GiB). The environment wins over `[trace]` in
+/etc/pysandbox.ini (`keep_count`, `keep_days`, `keep_bytes`), that over the defaults. The trace of a live container
+stays.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ def limits() -> dict[str, int]:
 
 
 def prune(root: str, keep_id: str, alive: Callable[[str], bool] | None = None) -> list[str]:
-    """Removes what retention no longer covers; the paths removed. `keep_id`: its current trace stays, as do those of ids
-    for which `alive` says so (default: a state directory with a running container)."""
+    """Removes what retention no longer covers; the paths removed. `keep_id`: its current trace stays, as do those of
+    ids for which `alive` says so (default: a state directory with a running container)."""
     base = os.path.join(root, "traces")
     found: list[tuple[float, int, str, str]] = []  # mtime, allocated bytes, path, id ("" for an earlier trace)
     with os.scandir(base) as ids:

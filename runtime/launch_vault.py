@@ -1,4 +1,6 @@
-"""What a monitor is started with: sealed memfds, the vault and the start record (`shim/abi.h`, "How a monitor is started")."""
+"""What a monitor is started with: sealed memfds, the vault and the start record (`shim/abi.h`, "How a monitor is
+started").
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ def _fill(fd: int, content: bytes) -> None:
 
 
 def monitor_memfd() -> int:
-    """The monitor binary, copied once per container: whatever a container does to it through /proc/PID/exe, the installed
-    file and other containers' copies are out of reach (and a sealed memfd cannot be written anyway)."""
+    """The monitor binary, copied once per container: whatever a container does to it through /proc/PID/exe, the
+    installed file and other containers' copies are out of reach (and a sealed memfd cannot be written anyway)."""
     path = os.environ.get("PSB_MONITOR") or os.path.join(os.path.dirname(os.path.abspath(__file__)), "psb-monitor")
     try:
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

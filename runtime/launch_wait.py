@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, at 4 ms
 import os
 import select
 
@@ -78,7 +78,9 @@ class Running:
             if self.proxy:
                 self.proxy.close()
             self._finish()
-        return os.waitstatus_to_exitcode(self._status) if os.WIFEXITED(self._status) else 128 + os.WTERMSIG(self._status)
+        return (
+            os.waitstatus_to_exitcode(self._status) if os.WIFEXITED(self._status) else 128 + os.WTERMSIG(self._status)
+        )
 
     def leave(self) -> None:
         """Detached: the container goes on without the launcher."""
@@ -131,7 +133,8 @@ class Running:
 
     def _start_planner(self) -> None:
         """The first request came: a child of low priority serves this and all later ones."""
-        assert self._planner is not None and self.plans is not None
+        assert self._planner is not None
+        assert self.plans is not None
         self._planner_pid = os.fork()
         if self._planner_pid:
             return

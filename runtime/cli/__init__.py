@@ -1,8 +1,8 @@
 """The command line: global options, then a verb, then its own.
 
-A verb is a module of this package with `ARGUMENTS` (an `Arguments`) and `main(call) -> int`; it parses, calls one function,
-prints. Only the module of the verb that was asked for is imported: start time is part of the product (argparse alone would
-double it).
+A verb is a module of this package with `ARGUMENTS` (an `Arguments`) and `main(call) -> int`; it parses, calls one
+function, prints. Only the module of the verb that was asked for is imported: start time is part of the product
+(argparse alone would double it).
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _run_verb(options: Values, name: str, argv: list[str], log: Log) -> int:
         raise UsageError(f"no such verb: {name!r} (see {PROGRAM} --help)")
     from importlib import import_module
 
-    verb: Verb = import_module(f"{__name__}.{VERBS[name][0]}")  # type: ignore[assignment]  # modules fit the protocol
+    verb: Verb = import_module(f"{__name__}.{VERBS[name][0]}")
     if verb.ARGUMENTS.passed_on:
         return verb.main(Call(options, Values(), argv, log))
     values, arguments = verb.ARGUMENTS.parse(argv)

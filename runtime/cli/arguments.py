@@ -19,7 +19,7 @@ class Flag:
 
 
 class Values(dict[str, str]):
-    """Key -> text; a switch that is on is "true", one that is off "". """
+    """Key -> text; a switch that is on is "true", one that is off ""."""
 
     def all(self, key: str) -> list[str]:
         text = self[key]
@@ -88,7 +88,13 @@ class Arguments:
     def check_count(self, arguments: list[str], name: str) -> None:
         least, most = self.count
         if len(arguments) < least or (most is not None and len(arguments) > most):
-            exactly = f"exactly {least}" if most == least else f"at least {least}" if len(arguments) < least else f"at most {most}"
+            exactly = (
+                f"exactly {least}"
+                if most == least
+                else f"at least {least}"
+                if len(arguments) < least
+                else f"at most {most}"
+            )
             raise UsageError(f'"{name}" requires {exactly} argument(s) (see {name} --help)')
 
     def help(self, name: str, about: str) -> str:

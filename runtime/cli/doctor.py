@@ -29,5 +29,7 @@ def main(call: Call) -> int:
             sys.stdout.write(f"{finding.status.ljust(4)}  {finding.name.ljust(width)}  {finding.detail}\n")
             if finding.mend:
                 sys.stdout.write(f"{' ' * (width + 8)}-> {finding.mend}\n")
-        sys.stdout.write("containers can run here\n" if healthy else "containers cannot run here until the failures are mended\n")
+        sys.stdout.write(
+            "containers can run here\n" if healthy else "containers cannot run here until the failures are mended\n"
+        )
     return 0 if healthy else 1

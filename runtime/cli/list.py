@@ -44,7 +44,7 @@ def main(call: Call) -> int:
     else:
         rows = [[name.upper() for name in _COLUMNS]]
         rows += [[str(report[name]) for name in _COLUMNS[:-1]] + [report["owner"] or "root"] for report in reports]
-        widths = [max(12, max(len(row[i]) + 3 for row in rows)) for i in range(len(_COLUMNS) - 1)]
+        widths = [max(12, *(len(row[i]) + 3 for row in rows)) for i in range(len(_COLUMNS) - 1)]
         for row in rows:
             cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=True)]
             sys.stdout.write("".join(cells) + row[-1] + "\n")

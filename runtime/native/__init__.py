@@ -1,7 +1,7 @@
 """Linux calls that Python's standard library lacks, as plain functions that raise `OSError`.
 
-The constants are the kernel's (include/uapi/linux/{mount,sched,prctl,openat2}.h), under their own names. Each function's
-semantics are those of the manual page of the call it names.
+The constants are the kernel's (include/uapi/linux/{mount,sched,prctl,openat2}.h), under their own names. Each
+function's semantics are those of the manual page of the call it names.
 """
 
 from __future__ import annotations
@@ -166,7 +166,9 @@ def detached_mount(fstype: str, options: dict[str, str | None], attributes: int)
         os.close(context)
 
 
-def mount_setattr(fd: int, flags: int, set_: int = 0, clear: int = 0, propagation: int = 0, userns_fd: int = -1) -> None:
+def mount_setattr(
+    fd: int, flags: int, set_: int = 0, clear: int = 0, propagation: int = 0, userns_fd: int = -1
+) -> None:
     _check(_lib.psb_mount_setattr(fd, b"", flags | AT_EMPTY_PATH, set_, clear, propagation, userns_fd))
 
 

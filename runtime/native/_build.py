@@ -1,3 +1,4 @@
+# ruff: noqa: E101, E501 -- the C text follows the style of the C files
 """Builds `pysandbox.runtime.native._host`: host calls that Python's standard library does not offer.
 
 cffi's API mode is used because its module imports in well under a millisecond (ctypes needs three) and the C compiler
