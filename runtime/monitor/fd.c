@@ -14,18 +14,20 @@
 #define ZOMBIE 254u  /* class: closed by the guest, kept as placeholder while held */
 #define MONITOR 255u /* class: a descriptor of the monitor */
 
-/* Behind the classes, in the same allocation. */
+/* Numbers the guest can have; above, opening says EMFILE. One allocation of FD_MAX bytes holds the classes and what follows. */
+#define FD_COUNT 262144
 struct fdtab_tail {
-	_Atomic u16 use[FD_MAX];
+	_Atomic u16 use[FD_COUNT];
 	u32 high; /* no number at or above it was ever marked */
 };
-#define TAB_BYTES (FD_MAX + sizeof(struct fdtab_tail))
+#define TAB_BYTES FD_MAX
+_Static_assert(FD_COUNT + sizeof(struct fdtab_tail) <= TAB_BYTES, "descriptor table");
 #define MADV_WIPEONFORK 18
 #define PREFERRED_TOP 1024 /* monitor descriptors below it: a larger kernel table makes every fork slower */
 
 static struct fdtab_tail *tail(struct proc *p)
 {
-	return (struct fdtab_tail *)(p->fds.class_of + FD_MAX);
+	return (struct fdtab_tail *)(p->fds.class_of + FD_COUNT);
 }
 
 static _Atomic u8 *class_ref(struct proc *p, int fd)
@@ -33,17 +35,15 @@ static _Atomic u8 *class_ref(struct proc *p, int fd)
 	return (_Atomic u8 *)&p->fds.class_of[fd];
 }
 
-static bool in_table(int fd);
+static bool in_table(int fd)
+{
+	return (u32)fd < FD_COUNT;
+}
 
 /* The vault's neighbours are kept free for exec. */
 static bool is_monitor(struct proc *p, int fd)
 {
 	return (in_table(fd) && p->fds.class_of[fd] == MONITOR) || (p->vault_fd > 0 && fd >= p->vault_fd - 1 && fd <= p->vault_fd + 1);
-}
-
-static bool in_table(int fd)
-{
-	return (u32)fd < FD_MAX;
 }
 
 static u8 class_raw(struct proc *p, int fd)
@@ -250,7 +250,7 @@ static void make_table(struct proc *p)
 		fatal("no memory for the descriptor table");
 	atomic_store(&p->fds.lock.word, 0);
 	/* holders are threads; a forked child has only one, and it holds nothing */
-	host_call(__NR_madvise, tail(p), ROUND_DOWN(FD_MAX * sizeof(u16), PAGE), MADV_WIPEONFORK);
+	host_call(__NR_madvise, tail(p), FD_COUNT * sizeof(u16), MADV_WIPEONFORK);
 }
 
 void fd_start(struct proc *p, const u32 *fds, u32 n)
