@@ -2,22 +2,23 @@
 
 Candidates come from bytes (0F 05 in executable segments); the decision comes from disassembly:
 
-- inside a function with known bounds (FDE, sized symbol, pclntab), the whole function is decoded in a line from its start. The
-  decoding counts when it ends exactly at the function's end and no direct branch in it leads into the middle of an
-  instruction: data between instructions would break one or the other;
+- inside a function with known bounds (FDE, sized symbol, pclntab), the whole function is decoded in a line from its
+  start. The decoding counts when it ends exactly at the function's end and no direct branch in it leads into the middle
+  of an instruction: data between instructions would break one or the other;
 - elsewhere, only what control flow reaches from known starts counts.
 
 A jump door needs a window of five bytes whose *interior* nothing jumps to. What could: direct branches with 32-bit
-displacement (found as bytes in all text, every alignment, so cold parts in other functions are seen), short branches (decoded in the
-function; as bytes in the neighbourhood), exception landing pads, code addresses kept in data, taken by `lea`, or offset tables of
-indirect jumps. Where an indirect jump cannot be explained by these, the site gets the trap door, which replaces its own two
-bytes only and is safe wherever the instruction itself is proven.
+displacement (found as bytes in all text, every alignment, so cold parts in other functions are seen), short branches
+(decoded in the function; as bytes in the neighbourhood), exception landing pads, code addresses kept in data, taken by
+`lea`, or offset tables of indirect jumps. Where an indirect jump cannot be explained by these, the site gets the trap
+door, which replaces its own two bytes only and is safe wherever the instruction itself is proven.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from itertools import pairwise
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ _SIGRETURN_CODE = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"
 _DIRECT = re.compile(r"0x[0-9a-f]+\Z|[0-9]\Z")
 _RIP = re.compile(r"\[rip ([+-]) (0x[0-9a-f]+|[0-9])\]")
 _FLOW_ENDS = frozenset(("jmp", "notrack jmp", "ret", "ud2", "hlt", "int3", "iretq", "bnd jmp", "repz ret", "bnd ret"))
+
+_JUMPS = frozenset(("jmp", "notrack jmp", "bnd jmp"))
 
 Insn = tuple[int, int, str, str]  # address, size, mnemonic, operands
 
@@ -98,9 +101,7 @@ class _Analysis:
         self.reached: dict[int, _Flow] = {}  # by start of what control flow reached
 
     def run(self) -> Report:
-        candidates = [
-            (s, m.start() + s.vaddr) for s, code in self.text for m in re.finditer(rb"(?=\x0f\x05)", code)
-        ]
+        candidates = [(s, m.start() + s.vaddr) for s, code in self.text for m in re.finditer(rb"(?=\x0f\x05)", code)]
         for s in self.elf.loads:
             if s.executable and s not in self.elf.text:
                 found = bytes(self.data[s.offset : s.offset + s.filesz]).count(b"\x0f\x05")
@@ -202,7 +203,7 @@ class _Analysis:
 
     def _indirect(self, insns: list[Insn], targets: set[int], lo: int, hi: int) -> bool:
         """Adds where indirect jumps of a function may lead; False if one of them is unexplained."""
-        jumps = [i for i, insn in enumerate(insns) if insn[2] in ("jmp", "notrack jmp", "bnd jmp") and not _direct(insn)]
+        jumps = [i for i, insn in enumerate(insns) if insn[2] in _JUMPS and not _direct(insn)]
         tables = False
         for insn in insns:
             if insn[2] == "lea" and (m := _RIP.search(insn[3])):
@@ -296,7 +297,7 @@ class _Analysis:
         lo, hi = insns[0][0], insns[-1][0] + insns[-1][1]
         targets = {t for insn in insns if (t := _target(insn)) is not None}
         resolved = self._indirect(insns, targets, lo, hi)
-        clean = all(a[0] + a[1] <= b[0] for a, b in zip(insns, insns[1:], strict=False))
+        clean = all(a[0] + a[1] <= b[0] for a, b in pairwise(insns))
         fde = self.functions.fde(lo)
         pads = fn.landing_pads(self.elf, fde) if fde is not None else set()
         targets |= pads or set()

@@ -1,10 +1,11 @@
 """Analysis of hostile files in processes that can only compute.
 
-lief and capstone are large parsers written in C++ and C, and the files come from containers. So a fresh interpreter (the
-*workshop*) loads them once, gives up what it can, and forks one worker a file: a worker that a file takes over can lie
-about that file and no other. A worker runs with no descriptors but the file and its answer pipe, as nobody where the runtime
-is root, without capabilities, in namespaces of its own, within resource limits, and behind a seccomp filter that allows
-memory management, reading and writing; anything else kills it. The answer is JSON and believed by nobody (image.py).
+lief and capstone are large parsers written in C++ and C, and the files come from containers. So a fresh interpreter
+(the *workshop*) loads them once, gives up what it can, and forks one worker a file: a worker that a file takes over can
+lie about that file and no other. A worker runs with no descriptors but the file and its answer pipe, as nobody where
+the runtime is root, without capabilities, in namespaces of its own, within resource limits, and behind a seccomp filter
+that allows memory management, reading and writing; anything else kills it. The answer is JSON and believed by nobody
+(image.py).
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Workshop:
         self._socket = ours
         self._process = subprocess.Popen(
             [sys.executable, "-sP", "-m", "pysandbox.runtime.rewriter.confine"],
-            stdin=theirs,
+            stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
@@ -220,11 +221,10 @@ def _answer(data: bytes) -> bytes:
 
 
 def _read_all(fd: int, size: int) -> bytes:
-    parts = []
-    while size > 0 and (piece := os.pread(fd, min(size, 1 << 24), sum(map(len, parts)))):
-        parts.append(piece)
-        size -= len(piece)
-    return b"".join(parts)
+    out = bytearray()
+    while len(out) < size and (piece := os.pread(fd, min(size - len(out), 1 << 24), len(out))):
+        out += piece
+    return bytes(out)
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -232,10 +232,10 @@ def _write_all(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-# What a computing interpreter needs (asm/unistd_64.h): read write close fstat mprotect munmap brk rt_sigaction
-# rt_sigprocmask rt_sigreturn pread64 madvise mremap exit futex clock_gettime exit_group newfstatat getrandom sched_yield
-_ALLOWED = (0, 1, 3, 5, 10, 11, 12, 13, 14, 15, 17, 24, 25, 28, 60, 202, 228, 231, 262, 318)
-_MMAP = 9
+# What a computing interpreter needs (asm/unistd_64.h): read write close fstat munmap brk rt_sigaction rt_sigprocmask
+# rt_sigreturn pread64 sched_yield mremap madvise exit futex clock_gettime exit_group newfstatat getrandom
+_ALLOWED = (0, 1, 3, 5, 11, 12, 13, 14, 15, 17, 24, 25, 28, 60, 202, 228, 231, 262, 318)
+_MMAP, _MPROTECT = 9, 10  # allowed without PROT_EXEC
 
 
 def _lock_up(parent: int) -> None:
@@ -259,7 +259,8 @@ def _lock_up(parent: int) -> None:
         (jeq, 1, 0, 0xC000003E),
         (ret, 0, 0, kill),
         (load, 0, 0, 0),  # number
-        (jeq, 0, 3, _MMAP),
+        (jeq, 1, 0, _MMAP),
+        (jeq, 0, 3, _MPROTECT),
         (load, 0, 0, 32),  # third argument, low half: no new executable memory
         (jset, n + 1, 0, 4),  # PROT_EXEC: to kill
         (jeq, n + 1, n + 1, 0),  # else to allow

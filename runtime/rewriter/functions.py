@@ -7,6 +7,7 @@ Go's runtime/symtab.go (pcHeader).
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import pairwise
 from struct import Struct, error, unpack_from
 from typing import Any, NamedTuple
 
@@ -323,7 +324,7 @@ def _go_functions(elf: Elf, section: Any, found: Functions, in_text: Any) -> Non
     if table + 8 * count + 4 > len(raw):
         return
     starts = [text + unpack_from("<I", raw, table + 8 * i)[0] for i in range(count + 1)]
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         if start < end and in_text(start):
             found.starts.add(start)
             found.ranges.append((start, end))

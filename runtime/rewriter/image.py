@@ -49,11 +49,10 @@ def image_of(elf: Elf, sites: Iterable[Site], sha256: bytes) -> bytes | None:
         return None
     if len(ordered) > MAX_SITES:
         raise PlanError("too many sites")
-    touched = {s: b"" for s in elf.text}
-    by_segment = {s: [site for site in ordered if s.vaddr <= site.vaddr < s.vaddr + s.filesz] for s in touched}
+    by_segment = {s: [site for site in ordered if s.vaddr <= site.vaddr < s.vaddr + s.filesz] for s in elf.text}
     if sum(len(group) for group in by_segment.values()) != len(ordered):
         raise PlanError("site outside of patchable text")
-    segments = [s for s in sorted(touched, key=lambda s: s.vaddr) if by_segment[s]]
+    segments = [s for s in sorted(by_segment, key=lambda s: s.vaddr) if by_segment[s]]
     if len(segments) > abi.PLAN_MAX_SEGS:
         raise PlanError("too many executable segments")
     tramp_vaddr = elf.end
@@ -89,9 +88,7 @@ def _assemble(
     described = []
     for segment, text in zip(segments, texts, strict=True):
         described.append(
-            abi.PlanSeg(
-                vaddr=page_down(segment.vaddr), file_off=page_down(segment.offset), len=len(text), image_off=at
-            )
+            abi.PlanSeg(vaddr=page_down(segment.vaddr), file_off=page_down(segment.offset), len=len(text), image_off=at)
         )
         at += len(text)
     tramp_len = page_up(len(trampolines))
@@ -114,7 +111,11 @@ def _assemble(
         seg=described,
     )
     head = header + b"".join(records)
-    parts = [head, bytes(page_up(len(head)) - len(head)), *texts, trampolines, bytes(tramp_len - len(trampolines))]
+    parts: list[bytes | bytearray] = [
+        head.ljust(page_up(len(head)), b"\0"),
+        *texts,
+        trampolines.ljust(tramp_len, b"\0"),
+    ]
     return b"".join(parts)
 
 
