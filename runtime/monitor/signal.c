@@ -225,6 +225,23 @@ void signal_unblock(struct thread *t)
 	signal_apply_mask(t);
 }
 
+/* "Ignored" is inherited, our handler is not: for the moment of an execve the host has to know that the guest ignores SIGSEGV or
+ * SIGBUS. A bad pointer in a call of another thread at this very moment would end the process; the execve is about to do
+ * that to the thread anyhow. */
+static void show_copy_faults(struct proc *p, bool as_guest)
+{
+	static const int both[] = {SIGSEGV, SIGBUS};
+	for (u32 i = 0; i < ARRAY_LEN(both); i++) {
+		struct sigaction_k k = {.handler = SIG_IGN};
+		if (p->sig.action[both[i]].handler != SIG_IGN)
+			continue;
+		if (as_guest)
+			host_call(__NR_rt_sigaction, both[i], &k, 0, SET_BYTES);
+		else
+			set_host_action(both[i], &p->sig.action[both[i]]);
+	}
+}
+
 long signal_exec(struct thread *t, u64 fd, u64 path, u64 argv, u64 envp, u64 flags)
 {
 	if (signal_block(t))
@@ -239,7 +256,9 @@ long signal_exec(struct thread *t, u64 fd, u64 path, u64 argv, u64 envp, u64 fla
 	long r = open_host_mask(t, t->sigmask);
 	if (!r) {
 		const u64 arg[6] = {fd, path, argv, envp, flags};
+		show_copy_faults(t->proc, true);
 		r = signal_call(&t->sig_pending, __NR_execveat, arg);
+		show_copy_faults(t->proc, false);
 	}
 	if (t->sig_pending)
 		set_host_mask(HOST_FULL_MASK);

@@ -71,7 +71,7 @@ int main(int argc, char **argv)
 		raise(SIGUSR2);
 		raise(SIGSEGV); /* sent, blocked: waits like any other */
 		print_state("child");
-		execl("/proc/self/exe", argv[0], "exec", NULL);
+		execl(argv[0], argv[0], "exec", NULL);
 		_exit(1);
 	}
 	show_child("after exec", pid);
@@ -83,7 +83,7 @@ int main(int argc, char **argv)
 	}
 	show_child("fork", pid);
 	char *args[] = {argv[0], "spawn", NULL};
-	check(!posix_spawn(&pid, "/proc/self/exe", NULL, NULL, args, environ));
+	check(!posix_spawn(&pid, argv[0], NULL, NULL, args, environ));
 	show_child("spawn", pid);
 	posix_spawnattr_t attr;
 	posix_spawnattr_init(&attr);
@@ -92,7 +92,7 @@ int main(int argc, char **argv)
 	posix_spawnattr_setsigdefault(&attr, &def);
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
 	args[1] = "spawn with attributes";
-	check(!posix_spawn(&pid, "/proc/self/exe", NULL, &attr, args, environ));
+	check(!posix_spawn(&pid, argv[0], NULL, &attr, args, environ));
 	show_child("spawn", pid);
 	print_state("after");
 

@@ -77,7 +77,7 @@ __asm__(".text\n"
 	"	mov before+96(%rip), %r15\n"
 	"	movq $0x11223344, -8(%rsp); movq $0x55667788, -128(%rsp)\n" /* the red zone is ours */
 	"	mov $234, %eax\n"
-	"	std; stc\n"
+	"	cmp %eax, %eax; std; stc\n" /* the same flags every time */
 	"	syscall\n"
 	"	pushf; pop after+120(%rip)\n"
 	"	cld\n"
