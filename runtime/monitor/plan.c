@@ -153,7 +153,7 @@ long plan_map(struct proc *p, struct mm *mm, u64 addr, u64 len, u32 prot, u32 fl
 	int found = candidate ? find_plan(p, &k, &store_off, &im) : PLAN_EMPTY;
 	if (found == PLAN_UNKNOWN && prot & PROT_EXEC)
 		request_plan(p, &k, fd);
-	if (found == PLAN_IMAGE && !(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_32BIT)) && !addr && len >= im.span) {
+	if (found == PLAN_IMAGE && !(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_32BIT)) && !addr && ROUND_UP(len, PAGE) >= im.span) {
 		/* A loader reserves room for all segments: choose a place with room for the trampolines behind it. */
 		u64 whole = im.tramp_vaddr - im.base_vaddr + im.tramp_len;
 		lock_acquire(&mm->lock);
