@@ -17,9 +17,10 @@ Importing the package imports nothing of this; `ensure_plans` on known files imp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in typing, whose import costs more than all that a start with known plans does here
 if TYPE_CHECKING:
+    from typing import Any
+
     from .analysis import Report, analyse
     from .cli import rewrite_report
     from .image import build_image

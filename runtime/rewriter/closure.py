@@ -1,8 +1,8 @@
 """What a program loads when it starts, resolved inside its root directory: interpreter, `#!` interpreter, libraries.
 
 Only a forecast: what it misses is planned when it is mapped. But no symbolic link or `..` leads out of the root,
-because what is found is read by the runtime. Sources: ld.so(8) for the order of search, glibc's elf/dl-cache.h for ld.so.cache
-(format "glibc-ld.so.cache1.1"), execve(2) for `#!`.
+because what is found is read by the runtime. Sources: ld.so(8) for the order of search, glibc's elf/dl-cache.h for
+ld.so.cache (format "glibc-ld.so.cache1.1"), execve(2) for `#!`.
 """
 
 from __future__ import annotations
@@ -106,9 +106,6 @@ class Pages:
     def __getitem__(self, key: slice) -> bytes:
         start, stop, _ = key.indices(self.size)
         return os.pread(self.fd, max(0, min(stop - start, 1 << 20)), start)
-
-    def find(self, sub: bytes, start: int = 0, end: int = -1) -> int:
-        raise NotImplementedError("pages are read by position only")
 
 
 def closure(root: Root, program: str) -> list[tuple[str, int]]:

@@ -7,7 +7,6 @@ Sources: System V ABI (gABI) chapters 4 and 5, Linux fs/binfmt_elf.c for how seg
 from __future__ import annotations
 
 from struct import Struct
-from typing import NamedTuple, Protocol
 
 from pysandbox.oci.errors import Error
 
@@ -29,21 +28,29 @@ class ElfError(Error):
     """Not an x86-64 ELF program or library, or a damaged one."""
 
 
-class Bytes(Protocol):
-    """bytes, bytearray or mmap."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
 
-    def __len__(self) -> int: ...
-    def __getitem__(self, key: slice, /) -> bytes | bytearray: ...
-    def find(self, sub: bytes, start: int = ..., end: int = ..., /) -> int: ...
+    class Bytes(Protocol):
+        """bytes, bytearray, mmap, or something that reads a file."""
+
+        def __len__(self) -> int: ...
+        def __getitem__(self, key: slice, /) -> bytes | bytearray: ...
 
 
-class Segment(NamedTuple):
-    kind: int
-    flags: int
-    offset: int
-    vaddr: int
-    filesz: int
-    memsz: int
+class Segment:
+    """A program header. Addresses and sizes in bytes, `kind` is p_type."""
+
+    __slots__ = ("filesz", "flags", "kind", "memsz", "offset", "vaddr")
+
+    def __init__(self, kind: int, flags: int, offset: int, vaddr: int, filesz: int, memsz: int) -> None:
+        self.kind = kind
+        self.flags = flags
+        self.offset = offset
+        self.vaddr = vaddr
+        self.filesz = filesz
+        self.memsz = memsz
 
     @property
     def executable(self) -> bool:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Sequence
 from struct import error
-from typing import Any, NamedTuple
 
 from .closure import Root, closure
 from .elf import Elf, ElfError, looks_like_elf
@@ -24,7 +22,13 @@ F_ADD_SEALS, SEAL_SIZE = 1033, 0x1 | 0x2 | 0x4  # F_SEAL_SEAL | F_SEAL_SHRINK | 
 SEALED = SEAL_SIZE | 0x8  # and F_SEAL_WRITE
 
 
-class PlanSet(NamedTuple):
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+
+class PlanSet:
     """What a container needs. All descriptors are close-on-exec and belong to the caller.
 
     `index_fd`: memfd with struct psb_plan_index, opened read-only: for the vault. `store_fd`: the store, O_RDONLY: for
@@ -32,10 +36,13 @@ class PlanSet(NamedTuple):
     that could not be planned, and why; such files are served by the raw door.
     """
 
-    index_fd: int
-    store_fd: int
-    writer_fd: int
-    notes: tuple[str, ...] = ()
+    __slots__ = ("index_fd", "notes", "store_fd", "writer_fd")
+
+    def __init__(self, index_fd: int, store_fd: int, writer_fd: int, notes: tuple[str, ...] = ()) -> None:
+        self.index_fd = index_fd
+        self.store_fd = store_fd
+        self.writer_fd = writer_fd
+        self.notes = notes
 
     def close(self) -> None:
         for fd in (self.index_fd, self.store_fd, self.writer_fd):

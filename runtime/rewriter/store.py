@@ -19,10 +19,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from struct import Struct, pack
-from typing import NamedTuple
 
 from .. import abi
 from .elf import PAGE, page_up
@@ -39,19 +36,18 @@ _HASH = Struct("<32sQQ")
 _U64 = Struct("<Q")
 
 
-class Place(NamedTuple):
-    """Where an image lies in the store file; (0, 0): the file needs no patch."""
-
-    offset: int
-    length: int
+Place = tuple[int, int]  # offset and length of an image in the store file; (0, 0): the file needs no patch
 
 
-class Item(NamedTuple):
+class Item:
     """What `publish` stores: the identity of a file, its digest, and its image (None: nothing to patch)."""
 
-    key: bytes
-    sha256: bytes
-    image: bytes | None
+    __slots__ = ("image", "key", "sha256")
+
+    def __init__(self, key: bytes, sha256: bytes, image: bytes | None) -> None:
+        self.key = key
+        self.sha256 = sha256
+        self.image = image
 
 
 def default_root() -> str:
@@ -81,12 +77,18 @@ def index_header(count: int, reserved: int = 0) -> bytes:
     )
 
 
-class View(NamedTuple):
-    """A consistent state of the store, read at one moment. `dir_fd` and `store_fd` belong to the caller."""
+class View:
+    """A consistent state of the store, read at one moment: `entries` of the index and the `store_fd` they point into.
 
-    dir_fd: int
-    store_fd: int  # O_RDONLY
-    entries: bytes  # of the index
+    Both descriptors are the caller's.
+    """
+
+    __slots__ = ("dir_fd", "entries", "store_fd")
+
+    def __init__(self, dir_fd: int, store_fd: int, entries: bytes) -> None:
+        self.dir_fd = dir_fd
+        self.store_fd = store_fd
+        self.entries = entries
 
     def lookup(self, key: bytes) -> bool:
         """Whether this identity is planned."""
@@ -127,7 +129,7 @@ class Store:
             found = self._open()
             if found is not None:
                 return found
-            self._begin_anew()
+            self.begin_anew()
         raise OSError(errno.EIO, "plan store cannot be kept in order", self.path)
 
     def _open(self) -> View | None:
@@ -169,11 +171,11 @@ class Store:
             return None
         _, offset, length = _HASH.unpack_from(raw, at)
         if offset == 0:
-            return Place(0, 0) if length == 0 else None
+            return (0, 0) if length == 0 else None
         if offset % PAGE or offset + length > os.fstat(view.store_fd).st_size:
             return None
         image = check_header(os.pread(view.store_fd, abi.PlanImage.SIZE, offset), length)
-        return Place(offset, length) if image is not None and image.sha256 == sha256 else None
+        return (offset, length) if image is not None and image.sha256 == sha256 else None
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -182,7 +184,7 @@ class Store:
 
         Raises OSError, for instance without space; nothing is published then.
         """
-        with self._locked() as dir_fd:
+        with _Locked(self) as dir_fd:
             store_fd = os.open("store", os.O_RDWR | os.O_CLOEXEC, dir_fd=dir_fd)
             index_fd = os.open("index", os.O_RDWR | os.O_CLOEXEC, dir_fd=dir_fd)
             hashes_fd = os.open("hashes", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
@@ -201,11 +203,11 @@ class Store:
         for item in items:
             place = fresh.get(item.sha256) or self.find_hash(view, item.sha256)
             if place is None:
-                place = Place(0, 0)
+                place = (0, 0)
                 if item.image is not None:
-                    place = Place(page_up(end), len(item.image))
-                    _write_at(view.store_fd, item.image, place.offset)
-                    end = place.offset + place.length
+                    place = (page_up(end), len(item.image))
+                    _write_at(view.store_fd, item.image, place[0])
+                    end = sum(place)
                 records.append(_HASH.pack(item.sha256, *place))
                 fresh[item.sha256] = place
             places.append(place)
@@ -237,34 +239,13 @@ class Store:
             os.close(fd)
         os.rename("index.new", "index", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        """The store's directory, checked, with the lock held; begun anew first if damaged or too large."""
-        while True:
-            view = self.view()
-            try:
-                lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=view.dir_fd)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                    if not _same_directory(view.dir_fd, self.path):
-                        continue  # begun anew while we waited
-                    if os.fstat(view.store_fd).st_size > MAX_STORE:
-                        self._begin_anew(overgrown=True)
-                        continue
-                    yield view.dir_fd
-                    return
-                finally:
-                    os.close(lock)
-            finally:
-                view.close()
-
     def _usable(self) -> bool:
         view = self._open()
         if view is not None:
             view.close()
         return view is not None
 
-    def _begin_anew(self, overgrown: bool = False) -> None:
+    def begin_anew(self, overgrown: bool = False) -> None:
         """Puts an empty store in place of a missing, damaged or overgrown one."""
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         unique = f"{os.getpid()}.{os.urandom(4).hex()}"
@@ -306,6 +287,31 @@ class Store:
             if kind == "new" and int(pid) != os.getpid() and os.path.exists(f"/proc/{pid}"):
                 continue  # being made
             shutil.rmtree(os.path.join(self.root, name), ignore_errors=True)
+
+
+class _Locked:
+    """The store's directory, checked, with the lock held; begun anew first if damaged or too large."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.view: View | None = None
+        self.lock = -1
+
+    def __enter__(self) -> int:
+        while True:
+            view = self.view = self.store.view()
+            self.lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=view.dir_fd)
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+            if _same_directory(view.dir_fd, self.store.path):  # not begun anew while we waited
+                if os.fstat(view.store_fd).st_size <= MAX_STORE:
+                    return view.dir_fd
+                self.store.begin_anew(overgrown=True)
+            self.__exit__()
+
+    def __exit__(self, *exc: object) -> None:
+        assert self.view is not None
+        os.close(self.lock)
+        self.view.close()
 
 
 def _checked_index(index_fd: int, store_fd: int) -> bytes | None:
