@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "../../shim/abi.h"
+#include "host.h"
 
 #define TRACE_PATH_MAX 4096  /* bytes of one payload item that are kept */
 #define TRACE_ITEMS_MAX 6
@@ -26,7 +27,7 @@ struct trace_ref {
 	uint32_t offset;  /* from the chunk's start */
 	uint32_t nr;
 	uint32_t tid;
-	uint32_t reserved;
+	uint32_t pid;     /* whose record: a forked child must not complete its parent's */
 };
 
 struct trace_item {
@@ -54,7 +55,7 @@ struct trace_event {
 
 /* One per guest process. All zero: tracing is off, and every function is a cheap no-op. */
 struct tracer {
-	_Atomic uint32_t lock;
+	struct lock lock;
 	uint32_t mode;                    /* PSB_TRACE_*; meaningful while header is set */
 	struct psb_trace_header *header;  /* NULL: off */
 	struct psb_trace_chunk *chunk;    /* current, NULL: none */
@@ -67,6 +68,7 @@ struct tracer {
 	uint32_t index;                   /* of the current chunk in the file */
 	uint32_t chunk_size;
 	uint32_t pid, host_pid;
+	uint32_t backoff;                 /* ring: records still to lose before looking for a chunk again */
 	uint64_t start_time;              /* TSC */
 	uint8_t comm[16];
 	trace_open_fn open_file;
