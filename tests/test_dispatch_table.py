@@ -5,18 +5,17 @@ from __future__ import annotations
 import errno
 import re
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from dispatch import GUEST, LIMIT, MONITOR, NO_RETURN, TO_TRAP, Arg, Dispatcher, Row, build
 
-POINTERS = {"A_RANGE", "A_PATH", "A_PATHN", "A_STR", "A_STRN", "A_PTR", "A_BUF", "A_ARR", "A_BITS", "A_PAGEVEC", "A_IOV", "A_SADDR",
-            "A_NEST", "A_STRV"}  # fmt: skip
+POINTERS = {
+    *("A_RANGE", "A_PATH", "A_PATHN", "A_STR", "A_STRN", "A_PTR", "A_BUF", "A_ARR", "A_BITS", "A_PAGEVEC", "A_IOV"),
+    *("A_SADDR", "A_NEST", "A_STRV"),
+}
 FD = 5
 FORBIDDEN = [LIMIT, LIMIT + 8, LIMIT + 0x1000, 0x7FFFFFFFF000, 0xFFFF800000000000, 2**64 - 1]
-OPS = {"ioctl": 0x5401, "fcntl": 5}
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +24,12 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Dispatcher:
 
 
 @pytest.fixture(autouse=True)
-def _fresh(d: Dispatcher) -> Iterator[None]:
+def _fresh(d: Dispatcher) -> None:
     d.lib.fake_answer(0)
     d.lib.fake_publish(FD, 1)
     d.lib.fake_publish(0, 1)
     d.lib.fake_policy(511, 0, 0)
     d.poke(GUEST, bytes(0x10000))
-    yield
 
 
 def number(d: Dispatcher, name: str) -> int:
@@ -40,7 +38,7 @@ def number(d: Dispatcher, name: str) -> int:
 
 def plausible(row: Row) -> list[int]:
     """Arguments that pass every check."""
-    out = []
+    out: list[int] = []
     for arg in row.args:
         if arg.kind in POINTERS:
             out.append(GUEST + 0x1000 * (len(out) + 1))
@@ -192,7 +190,7 @@ def test_calls_of_the_thread_leave_the_ring_untouched(d: Dispatcher) -> None:
         assert d.lib.fake_records(0) == 0
 
 
-# --- pointers inside structures -----------------------------------------------------------------------------------------
+# --- pointers inside structures ---
 
 
 @pytest.mark.parametrize("name", ["readv", "writev", "preadv", "pwritev", "preadv2", "pwritev2", "vmsplice"])
@@ -226,12 +224,15 @@ def message(name: int = 0, iov: int = GUEST + 256, count: int = 1, control: int 
 def test_message_headers(d: Dispatcher, call: str, field: str, bad: int) -> None:
     d.lib.fake_publish(FD, 6)
     d.poke(GUEST + 256, struct.pack("<2Q", GUEST + 512, 8))
-    fields = {"name": dict(name=bad), "iov": dict(iov=bad), "control": dict(control=bad, controllen=32), "base": {}}[
-        field
-    ]
+    fields: dict[str, dict[str, int]] = {
+        "name": {"name": bad},
+        "iov": {"iov": bad},
+        "control": {"control": bad, "controllen": 32},
+        "base": {},
+    }
     if field == "base":
         d.poke(GUEST + 256, struct.pack("<2Q", bad, 8))
-    d.poke(GUEST, message(**fields))
+    d.poke(GUEST, message(**fields[field]))
     args = (FD, GUEST, 1, 0) if "mm" in call else (FD, GUEST, 0)
     assert d.call(number(d, call), *args) == -errno.EFAULT
     assert d.host_calls() == []
@@ -298,7 +299,7 @@ def test_unknown_operations_are_refused(d: Dispatcher) -> None:
     assert d.host_calls() == []
 
 
-# --- descriptors --------------------------------------------------------------------------------------------------------
+# --- descriptors ---
 
 
 def test_close_of_a_held_number_leaves_a_placeholder(d: Dispatcher) -> None:

@@ -96,7 +96,8 @@ def build(directory: Path) -> Path:
     tested = [MONITOR / n for n in ("dispatch.c", "fd.c", "procfs.c", "policy.c")] + sorted(
         (MONITOR / "syscalls").glob("*.c")
     )
-    command = ["gcc", "-std=gnu11", "-O1", "-g", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-fno-strict-aliasing",
-               "-fno-builtin", "-include", str(here / "record.h"), "-o", str(out), str(here / "fake.c"), *map(str, tested)]  # fmt: skip
+    flags = "-std=gnu11 -O1 -g -fPIC -shared -Wall -Wextra -Werror -fno-strict-aliasing -fno-builtin"
+    sources = [str(here / "fake.c"), *map(str, tested)]
+    command = ["gcc", *flags.split(), "-include", str(here / "record.h"), "-o", str(out), *sources]
     subprocess.run(command, check=True)
     return out
