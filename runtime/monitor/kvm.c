@@ -399,6 +399,8 @@ struct kvm_regs *vcpu_settle(struct thread *t)
 			fatal("completing an exit: %d", (int)r);
 		t->io_pending = false;
 		t->run->kvm_dirty_regs = 0;
+		if (t->sig_pending) /* a signal in between set the flag that was just cleared */
+			t->run->immediate_exit = 1;
 	}
 	return &t->run->s.regs.regs;
 }

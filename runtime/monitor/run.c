@@ -3,9 +3,6 @@
 #include "shim_offsets.h"
 #include "signal.h"
 
-#ifndef DEBUG_EXC
-#define DEBUG_EXC 0
-#endif
 #define SEGV_MAPERR 1
 #define SEGV_ACCERR 2
 #define BUS_ADRALN 1
@@ -66,7 +63,6 @@ static void handle_exception(struct thread *t, u32 vector)
 	if ((cs & 3) != 3)
 		fatal("exception %u at CPL 0", vector);
 	counters.faults++;
-	if (DEBUG_EXC) log_line("exc %u rip %lx cs %lx err %lx cr2 %lx rsp %lx", vector, rip, cs, err, cr2, (u64)end[-2]);
 	switch (vector) {
 	case 14: {
 		int code = mm_fault(t->proc->mm, cr2, err);
@@ -239,6 +235,8 @@ static void handle_io(struct thread *t)
 	default:
 		if (port >= PSB_PORT_EXC && port < PSB_PORT_EXC + 32 && run->s.regs.regs.rip >= PSB_GUEST_LIMIT) {
 			handle_exception(t, port - PSB_PORT_EXC);
+			if (t->sig_pending) /* it came while RIP was in the stub, and its kick is used up */
+				t->run->immediate_exit = 1;
 			return;
 		}
 		/* Port access by the program: a general protection fault to it. */

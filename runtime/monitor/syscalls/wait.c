@@ -294,8 +294,8 @@ long h_futex(struct thread *t, struct call *c)
 	case FUTEX_CMP_REQUEUE:
 	case FUTEX_WAKE_OP:
 		return host_call(__NR_futex, a[0], a[1], a[2], a[3], a[4], a[5]);
-	default:
-		return call_host(t, c, c->may_block ? __NR_futex : -1, a[0], a[1], a[2], a[3], a[4], a[5]);
+	default: /* waits, and takes or gives the lock to the calling thread: on the thread itself */
+		return c->may_block ? call_host(t, c, __NR_futex, a[0], a[1], a[2], a[3], a[4], a[5]) : CALL_TO_TRAP;
 	}
 }
 
