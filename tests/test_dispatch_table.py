@@ -190,6 +190,42 @@ def test_calls_of_the_thread_leave_the_ring_untouched(d: Dispatcher) -> None:
         assert d.lib.fake_records(0) == 0
 
 
+@pytest.mark.parametrize("op", [0, 6, 7, 8, 9, 11, 13, 128, 137, 265])
+def test_futexes_that_wait_or_own_are_the_threads(d: Dispatcher, op: int) -> None:
+    nr = number(d, "futex")
+    assert d.call(nr, GUEST, op, 0, 0, GUEST, 0, may_block=False) == TO_TRAP
+    assert d.host_calls() == []
+    assert d.call(nr, GUEST, op, 0, 0, GUEST, 0) == 0
+    assert [n for n, _ in d.host_calls()] == [nr]
+
+
+@pytest.mark.parametrize("timeout", [-1, 1])
+def test_nothing_ready_goes_to_the_thread(d: Dispatcher, timeout: int) -> None:
+    """And what the guest passed is as it was: the retry sees the same sets."""
+    d.poke(GUEST, struct.pack("<ihh", FD, 1, 7) + struct.pack("<QQ", 1, 0))
+    before = d.peek(GUEST, 64)
+    poll, epoll, select = (number(d, n) for n in ("poll", "epoll_wait", "select"))
+    assert d.call(poll, GUEST, 1, timeout % 2**64, may_block=False) == TO_TRAP
+    assert d.host_calls()[-1] == (7, [*d.host_calls()[-1][1][:2], 0, 0, 0, 0])
+    assert d.call(epoll, FD, GUEST + 512, 1, timeout % 2**64, may_block=False) == TO_TRAP
+    d.poke(GUEST + 256, struct.pack("<Q", 1 << FD))
+    assert d.call(select, FD + 1, GUEST + 256, 0, 0, GUEST + 8, may_block=False) == TO_TRAP
+    assert d.peek(GUEST, 64) == before
+    assert d.peek(GUEST + 256, 8) == struct.pack("<Q", 1 << FD)
+
+
+@pytest.mark.parametrize("kind", [4, 5, 7])  # pipe, socket, eventfd
+def test_reads_that_would_wait_go_to_the_thread(d: Dispatcher, kind: int) -> None:
+    d.lib.fake_publish(FD, kind)
+    d.lib.fake_answer(-errno.EAGAIN)
+    assert d.call(number(d, "read"), FD, GUEST, 8, may_block=False) == TO_TRAP
+    assert [n for n, _ in d.host_calls()] == [327, 72]  # preadv2 with RWF_NOWAIT, then F_GETFL
+    d.lib.fake_answer(-errno.EPIPE)  # SIGPIPE is for the thread
+    assert d.call(number(d, "write"), FD, GUEST, 8, may_block=False) == TO_TRAP
+    assert d.call(number(d, "write"), FD, GUEST, 5000, may_block=False) == TO_TRAP
+    assert d.host_calls() == []  # could be cut short
+
+
 # --- pointers inside structures ---
 
 
