@@ -12,7 +12,6 @@ from pathlib import Path
 
 import capstone
 import pytest
-
 from pysandbox.runtime import abi
 from pysandbox.runtime.rewriter import analysis, image, movable
 from pysandbox.runtime.rewriter.elf import Elf, ElfError, page_down
@@ -107,10 +106,7 @@ def test_no_branch_leads_into_a_window(path: str) -> None:
     """Independent check: a linear disassembly of all text, resuming after bad bytes, has no target inside a window."""
     found, elf = report(path), Elf(report(path).data)
     inside = {
-        a
-        for s in found.sites
-        for a in range(s.vaddr - s.before + 1, s.vaddr + 2 + s.after)
-        if s.door == abi.DOOR_JUMP
+        a for s in found.sites for a in range(s.vaddr - s.before + 1, s.vaddr + 2 + s.after) if s.door == abi.DOOR_JUMP
     }
     cs = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     cs.skipdata = True
@@ -192,7 +188,9 @@ def test_movable_agrees_with_capstone() -> None:
     assert accepted > 10000
 
 
-@pytest.mark.parametrize("code", ["0f05", "e800000000", "488d0500000000", "ff25", "cd80", "f4", "ffe0", "e700", "c8", "67"])
+@pytest.mark.parametrize(
+    "code", ["0f05", "e800000000", "488d0500000000", "ff25", "cd80", "f4", "ffe0", "e700", "c8", "67"]
+)
 def test_unmovable(code: str) -> None:
     assert movable.decode(bytes.fromhex(code).ljust(16, b"\0"), 0) is None
 
@@ -208,7 +206,9 @@ def build(tmp_path: Path, source: str, *flags: str) -> Path:
 
 
 def function(body: str) -> str:
-    return f".globl _start\n.type _start,@function\n_start:\n.cfi_startproc\n{body}\n.cfi_endproc\n.size _start,.-_start\n"
+    return (
+        f".globl _start\n.type _start,@function\n_start:\n.cfi_startproc\n{body}\n.cfi_endproc\n.size _start,.-_start\n"
+    )
 
 
 def only_site(path: Path) -> analysis.Site:
@@ -224,7 +224,8 @@ def test_a_jump_target_is_never_moved_over(tmp_path: Path) -> None:
 
 
 def test_a_jump_from_far_away_counts(tmp_path: Path) -> None:
-    far = ".section .text.cold\n.type cold,@function\ncold: .cfi_startproc\n jmp inner\n .cfi_endproc\n.size cold,.-cold\n"
+    far = ".section .text.cold\n.type cold,@function\ncold: .cfi_startproc\n jmp inner\n .cfi_endproc\n"
+    far += ".size cold,.-cold\n"
     body = "mov $39,%eax\n syscall\ninner: xchg %rax,%rbx\n nop\n ud2"
     site = only_site(build(tmp_path, function(body) + far))
     assert (site.before, site.after) == (5, 0)  # `inner` stays where it is
@@ -258,7 +259,9 @@ def test_bytes_in_data_and_in_instructions_are_left_alone(tmp_path: Path) -> Non
 
 
 def test_stripped_program_without_unwind_tables(tmp_path: Path) -> None:
-    source = ".globl _start\n_start: mov $39,%eax\n syscall\n call 1f\n ud2\n.byte 0x0f,5\n1: mov $60,%eax\n syscall\n ud2\n"
+    source = (
+        ".globl _start\n_start: mov $39,%eax\n syscall\n call 1f\n ud2\n.byte 0x0f,5\n1: mov $60,%eax\n syscall\n ud2\n"
+    )
     found = analysis.analyse(str(build(tmp_path, source, "-s")))
     assert [s.nr for s in found.sites] == [39, 60]
     assert [reason for _, reason in found.skipped] == ["not reached by known control flow"]
