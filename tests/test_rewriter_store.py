@@ -299,6 +299,16 @@ def test_workers_answer_and_survive_nothing_bad(tmp_path: Path) -> None:
     assert "not an x86-64 ELF" in text["error"]
 
 
+def test_a_dead_workshop_is_replaced() -> None:
+    fd = os.open(LIBC, os.O_RDONLY)
+    with confine.Workshop() as workshop:
+        assert len(workshop.analyse([fd])[0]["sites"]) > 500
+        workshop._process.kill()
+        workshop._process.wait()
+        assert len(workshop.analyse([fd])[0]["sites"]) > 500
+    os.close(fd)
+
+
 @pytest.mark.parametrize("attack", ["open", "socket", "fork", "exec", "write_exec", "none"])
 def test_a_worker_can_only_compute(attack: str) -> None:
     """The filter of the workers, tried from inside: anything but computing is death by SIGSYS."""

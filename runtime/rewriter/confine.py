@@ -90,6 +90,8 @@ class Workshop:
     def _send(self, fd: int) -> int:
         import socket
 
+        if self._process is not None and self._process.poll() is not None:
+            self.close()  # it died (out of memory?): the next file gets a new one
         if self._process is None:
             self._start()
         ours, theirs = os.pipe2(os.O_CLOEXEC)
