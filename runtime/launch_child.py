@@ -75,6 +75,7 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -
         channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
         process.set_sysctls(spec, proc)
         make_cwd(root, spec.process.cwd)
+        proc = container_proc(root, proc)
         mounts.finish_dev(root, spec)
         rootfs.mask_paths(root, spec)
         rootfs.readonly_paths(root, spec)
@@ -92,6 +93,7 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -
             terminal = launch_console.open_terminal(root, spec.process, channel)
         channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
         process.set_sysctls(spec, proc)
+        proc = container_proc(root, proc)
     if terminal is not None:
         launch_console.take_terminal(terminal)
     os.umask(0o022 if spec.process.user.umask is None else spec.process.user.umask)
@@ -231,6 +233,30 @@ def own_proc() -> int:
         )
     except OSError as error:
         raise from_os_error("mount the monitor's procfs", error, LaunchError) from None
+
+
+def container_proc(root: int, own: int) -> int:
+    """The container's /proc as the monitor should use it: the same file system the program opens, so that what the
+    program opened can be recognised, but without what is mounted on top of it. `own` where the container has none.
+    """
+    try:
+        place = os.open("proc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+    except OSError:
+        return own
+    try:
+        tree = native.open_tree(place, "", native.OPEN_TREE_CLONE | native.AT_EMPTY_PATH)
+    except OSError:
+        return own
+    finally:
+        os.close(place)
+    try:
+        # Only a procfs has the namespace file of this very process; a directory of the image cannot pretend to.
+        here, there = (os.stat("self/ns/pid", dir_fd=fd) for fd in (own, tree))
+        same = (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+    except OSError:
+        same = False
+    os.close(own if same else tree)
+    return tree if same else own
 
 
 def join_keyring(container_id: str) -> None:
