@@ -195,23 +195,27 @@ static long marshal_fd(struct thread *t, const struct row *r, u32 i)
 static long marshal(struct thread *t, const struct row *r, const struct call *c)
 {
 	struct marshal *m = marshal_of(t);
+	bool memory = false, fds = false;
 	m->used = m->nheld = m->nbig = 0;
 	m->live = true;
-	memset(m->len, 0, sizeof m->len);
-	for (u32 i = 0; i < 6; i++) {
+	for (u32 i = 0; i < 6; i++) { /* by hand: clearing 12 bytes with memset costs more than all of this */
 		u64 v = i < r->nargs ? c->arg[i] : 0;
 		u8 kind = r->arg[i].kind;
-		if (kind == A_INT || (kind >= A_FD && kind <= A_ATFD))
+		bool fd = kind >= A_FD && kind <= A_ATFD;
+		if (kind == A_INT || fd)
 			v = (u64)(i64)(i32)v;
 		else if (kind == A_UINT)
 			v = (u32)v;
+		memory |= kind >= A_PATH || kind == A_RANGE;
+		fds |= fd;
 		m->arg[i] = v;
+		m->len[i] = 0;
 	}
 	long err = 0;
-	for (u32 i = 0; i < r->nargs && !err; i++)
+	for (u32 i = 0; memory && i < r->nargs && !err; i++)
 		if (r->arg[i].kind >= A_PATH || r->arg[i].kind == A_RANGE)
 			err = marshal_memory(t, r, i);
-	for (u32 i = 0; i < r->nargs && !err; i++)
+	for (u32 i = 0; fds && i < r->nargs && !err; i++)
 		if (r->arg[i].kind >= A_FD && r->arg[i].kind <= A_ATFD)
 			err = marshal_fd(t, r, i);
 	return err;
