@@ -27,6 +27,8 @@ long copy_from_guest(void *dst, gptr src, u64 len);
 long copy_to_guest(gptr dst, const void *src, u64 len);
 /* NUL-terminated string of at most cap-1 bytes; its length, -EFAULT, or -ENAMETOOLONG. */
 long copy_string_from_guest(char *dst, gptr src, u64 cap);
+/* Where to continue after a fault at `rip`, if that is a copy above; else 0. For the signal handler. */
+u64 guest_copy_fixup(u64 rip);
 /* Fill with zero bytes. */
 long clear_guest(gptr dst, u64 len);
 

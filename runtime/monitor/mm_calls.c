@@ -3,15 +3,9 @@
 #include "signal.h"
 #include "syscalls/handlers.h"
 
-#define MREMAP_MAYMOVE 1u
-#define MREMAP_FIXED 2u
-#define MREMAP_DONTUNMAP 4u
 #define ST_NOEXEC 8
-#define MADV_DONTFORK 10
-#define SHM_RDONLY 010000u
 #define SHM_RND 020000u
 #define SHM_REMAP 040000u
-#define SHM_EXEC 0100000u
 #define IPC_STAT 2
 
 /* Guest text is mapped without PROT_EXEC on the host, so the kernel's noexec check is made here. */
@@ -106,12 +100,6 @@ long h_shmat(struct thread *t, struct call *c)
 long h_shmdt(struct thread *t, struct call *c)
 {
 	return mm_detach_shm(t->proc->mm, c->arg[0]);
-}
-
-long h_remap_file_pages(struct thread *t, struct call *c)
-{
-	(void)t, (void)c;
-	return -ENOSYS; /* obsolete; the kernel emulates it with new mappings nobody uses */
 }
 
 long h_pkey_mprotect(struct thread *t, struct call *c)

@@ -22,7 +22,6 @@
 #define TRAMPOLINE_TAIL 15 /* bytes of `lea back(%rip),%rcx; jmp *%gs:PSB_SLOT_ENTRY` in front of `back` (shim/abi.h) */
 #define SYSCALL_LEN 2
 
-u64 guest_copy_fixup(u64 rip); /* lib.c */
 
 struct host_ucontext { /* as the kernel passes it to the handler */
 	struct ucontext_k uc;
