@@ -229,11 +229,6 @@ long call_host(struct thread *t, struct call *c, long nr, u64 a, u64 b, u64 d, u
 }
 
 /* Credentials belong to host threads; the core replaces this by one that reaches all of them. */
-__attribute__((weak)) long proc_all_threads_call(struct proc *p, long nr, const u64 arg[6])
-{
-	(void)p;
-	return host_call(nr, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
-}
 
 static long perform(struct thread *t, const struct row *r, struct call *c)
 {
@@ -242,7 +237,7 @@ static long perform(struct thread *t, const struct row *r, struct call *c)
 	const u64 *a = marshal_of(t)->arg;
 	long ret;
 	if (r->flags & F_CREDS)
-		ret = proc_all_threads_call(t->proc, c->nr, a);
+		ret = proc_change_credentials(t, c->nr, a);
 	else if (r->flags & F_BLOCK)
 		ret = call_host(t, c, c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 	else

@@ -61,6 +61,8 @@ struct ring {
 	u64 last_trap;         /* TSC */
 	u64 backoff, backoff_until; /* TSC cycles; no polling before */
 	u8 *memory;
+	u32 cred_gen;          /* of the thread that made the server */
+	_Atomic u32 retire;    /* the server's credentials are out of date: it ends */
 };
 
 /* A guest process. */
@@ -118,6 +120,8 @@ struct thread {
 	_Atomic u32 state;          /* THREAD_* in proc.c */
 	bool gs_changed;            /* the guest uses GS itself: trap door only */
 	bool call_on_ring;          /* `call` was begun by the ring server and continues on the thread */
+	u32 cred_gen;               /* counts credential changes: the ring server has those of its creation */
+	u64 robust_list;            /* guest's list head; walked by us, the kernel is not shown it */
 	u32 memory_retries;         /* KVM_RUN failed on memory that is there: see run.c */
 	struct thread *creator;     /* valid while starting */
 	u8 xsave[4096] __attribute__((aligned(64)));

@@ -87,6 +87,7 @@ struct thread *thread_take(struct proc *p)
 	t->gs_changed = false;
 	t->sig_pending = 0;
 	t->have_saved_sigmask = false;
+	t->robust_list = 0;
 	return t;
 }
 
@@ -146,6 +147,7 @@ static long clone_a_thread(struct thread *t, struct call *c, const struct clone_
 	child_user_state(n, t, q, call_return_regs(t, c), vcpu_get_fs(t), vcpu_get_gs(t));
 	n->creator = t;
 	n->sigmask = t->sigmask;
+	n->cred_gen = t->cred_gen;
 	n->slot->entry = trap_entry(p);
 	atomic_fetch_add(&p->nthreads, 1);
 	r = signal_block(t);
@@ -200,6 +202,7 @@ static void become_forked_child(struct thread *t, const struct clone_request *q,
 	child_user_state(t, t, q, regs, fs, gs);
 	proc_trace_fork(p, parent, q->flags);
 	signal_thread_start(t, NULL);
+	ring_process_runs(p, t);
 }
 
 static long fork_process(struct thread *t, struct call *c, const struct clone_request *q)
@@ -251,6 +254,7 @@ static void shared_child_main(void *arg)
 	t->tid = p->pid;
 	proc_trace_fork(p, t->creator->proc->pid, CLONE_VM);
 	signal_thread_start(t, NULL);
+	ring_process_runs(p, t);
 	thread_run(t);
 }
 
@@ -289,6 +293,7 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 	}
 	n->creator = t;
 	n->sigmask = t->sigmask;
+	n->cred_gen = t->cred_gen;
 	ring_new_process(cp, n); /* the parent's ring server must not serve the child: it is another process */
 	child_user_state(n, t, q, regs, fs, gs);
 	cp->nthreads = 1;
@@ -426,8 +431,81 @@ long h_vfork(struct thread *t, struct call *c)
 	return clone_any(t, c, &q);
 }
 
+/* --- robust futexes ------------------------------------------------------------------------------------------------
+ * The kernel would walk the guest's list at thread exit and change words it names, in the monitor's memory too if a forged
+ * entry said so. So it never sees the list; we walk it with checked addresses. (A thread that dies by a signal leaves its
+ * robust futexes locked.) */
+#define ROBUST_LIMIT 2048
+#define FUTEX_OWNER_DIED 0x40000000u
+#define FUTEX_WAITERS 0x80000000u
+#define FUTEX_TID_MASK 0x3fffffffu
+
+static void owner_died(struct thread *t, u64 va)
+{
+	u32 word;
+	if (va % 4 || copy_from_guest(&word, gptr_of(va), 4) || (word & FUTEX_TID_MASK) != (u32)t->tid)
+		return;
+	/* Written by a copy that may fault, not by an atomic: only this thread's own id stands there, and waiters only add a bit. */
+	u32 dead = (word & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
+	if (!copy_to_guest(gptr_of(va), &dead, 4) && word & FUTEX_WAITERS)
+		host_call(__NR_futex, va, 1 /* FUTEX_WAKE */, 1, 0, 0, 0);
+}
+
+static void release_robust_futexes(struct thread *t)
+{
+	u64 head[3], next;
+	if (!t->robust_list || copy_from_guest(head, gptr_of(t->robust_list), sizeof head))
+		return;
+	next = head[0];
+	for (u32 i = 0; i < ROBUST_LIMIT && (next & ~1ul) != t->robust_list && next; i++) {
+		u64 entry = next & ~1ul;
+		if (copy_from_guest(&next, gptr_of(entry), 8))
+			break;
+		if (entry != (head[2] & ~1ul))
+			owner_died(t, entry + head[1]);
+	}
+	if (head[2])
+		owner_died(t, (head[2] & ~1ul) + head[1]);
+	t->robust_list = 0;
+}
+
+long h_set_robust_list(struct thread *t, struct call *c)
+{
+	if (c->arg[1] != 24)
+		return -EINVAL;
+	t->robust_list = c->arg[0];
+	return 0;
+}
+
+long h_get_robust_list(struct thread *t, struct call *c)
+{
+	static const u64 size = 24;
+	if ((int)c->arg[0] != 0 && (int)c->arg[0] != t->tid)
+		return -EPERM;
+	long r = copy_to_guest(gptr_of(c->arg[2]), &size, 8);
+	return r ? r : copy_to_guest(gptr_of(c->arg[1]), &t->robust_list, 8);
+}
+
+/* --- credentials ----------------------------------------------------------------------------------------------------
+ * They belong to the host thread, as in Linux (a C library carries a change to its other threads by itself). Only the ring server is
+ * a thread the program does not know: it serves threads with its own credentials and gives way after a change. */
+long proc_change_credentials(struct thread *t, long nr, const u64 arg[6])
+{
+	static _Atomic u32 generation;
+	long r = host_call(nr, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
+	if (r >= 0) {
+		t->cred_gen = atomic_fetch_add(&generation, 1) + 1;
+		ring_retire(t->proc);
+		host_call(__NR_prctl, 4 /* PR_SET_DUMPABLE */, 0, 0, 0, 0);
+	}
+	return r;
+}
+
+/* --- exit ------------------------------------------------------------------------------------------------------------ */
+
 long h_exit_group(struct thread *t, struct call *c)
 {
+	release_robust_futexes(t);
 	proc_trace_exit(t->proc, t, (u64)(c->arg[0] & 0xff) << 8);
 	host_call(__NR_exit_group, c->arg[0]);
 	__builtin_unreachable();
@@ -440,6 +518,7 @@ long h_exit(struct thread *t, struct call *c)
 		h_exit_group(t, c);
 	if (signal_block(t)) /* one is held: deliver it first, then exit again */
 		return (atomic_fetch_add(&p->nthreads, 1), -ERESTARTNOINTR);
+	release_robust_futexes(t);
 	vcpu_release(p->vm, t);
 	t->slot->post = PSB_SLOT_IDLE;
 	t->state = THREAD_LEAVING;

@@ -45,6 +45,8 @@ void ring_start(struct proc *p);
 void ring_note_trap(struct thread *t);     /* a call took the trap door at a jumpable site: wake the server if it pays */
 void ring_new_process(struct proc *p, struct thread *only); /* after fork, or in a vfork child */
 void ring_thread_added(struct thread *t);
+void ring_process_runs(struct proc *p, struct thread *t);
+void ring_retire(struct proc *p);
 void ring_dispose(struct proc *p);
 u64 ring_entry(const struct proc *p);      /* what a slot's `entry` should be now */
 u64 trap_entry(const struct proc *p);

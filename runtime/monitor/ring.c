@@ -18,8 +18,13 @@
 #define BACKOFF_MIN 4000000ul
 #define BACKOFF_MAX 400000000ul
 
+#define SERVER_NONE 0u
+#define SERVER_RUNS 1u
+#define SERVER_GONE 2u
+
 static u32 cpus; /* that this process may use */
 
+_Noreturn void thread_leave(_Atomic u32 *state, u32 value);
 long clone_thread(u64 flags, void *stack_top, int *ptid, int *ctid, void *tls, void (*fn)(void *), void *arg);
 
 u64 ring_entry(const struct proc *p)
@@ -54,6 +59,11 @@ static bool serve(struct proc *p, struct thread *t)
 		atomic_store(&t->busy, 0);
 		return false;
 	}
+	if (t->cred_gen != p->ring.cred_gen) { /* other credentials than the server's: on the thread itself */
+		t->slot->post = PSB_SLOT_TRAP;
+		atomic_store(&t->busy, 0);
+		return true;
+	}
 	struct call *c = &t->call;
 	*c = (struct call){.nr = (u32)t->slot->nr_ret, .door = PSB_DOOR_JUMP};
 	for (int i = 0; i < 6; i++)
@@ -87,9 +97,18 @@ static void fall_asleep(struct proc *p)
 	atomic_store(&p->ring.awake, 0);
 	u64 ignored;
 	serve_all(p, &ignored); /* posted before the entries changed; later ones give up by themselves */
-	while (!atomic_load(&p->ring.awake))
+	while (!atomic_load(&p->ring.awake) && !atomic_load(&p->ring.retire))
 		host_call(__NR_futex, &p->ring.awake, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0);
-	set_entries(p, p->mm->shim + SHIM_RING);
+	if (!atomic_load(&p->ring.retire))
+		set_entries(p, p->mm->shim + SHIM_RING);
+}
+
+/* Makes room for a server with newer credentials. Memory is given back by that one's creator. */
+static _Noreturn void leave(struct proc *p)
+{
+	set_entries(p, trap_entry(p));
+	atomic_store(&p->ring.awake, 0);
+	thread_leave(&p->ring.started, SERVER_GONE);
 }
 
 static void server_main(void *arg)
@@ -99,6 +118,8 @@ static void server_main(void *arg)
 	u64 last_call = rdtsc(), last_poll = last_call;
 	set_entries(p, p->mm->shim + SHIM_RING);
 	for (;;) {
+		if (atomic_load(&p->ring.retire))
+			leave(p);
 		u64 before = last_call;
 		/* Look often, read the clock rarely; no `pause`, it would cost as much as the answer. */
 		for (int look = 0; look < 100 && last_call == before; look++)
@@ -119,12 +140,14 @@ static void server_main(void *arg)
 	}
 }
 
-static void start_server(struct proc *p)
+static void start_server(struct proc *p, u32 cred_gen)
 {
-	u32 zero = 0;
-	if (!atomic_compare_exchange_strong(&p->ring.started, &zero, 1))
+	u32 was = atomic_load(&p->ring.started);
+	if (was == SERVER_RUNS || !atomic_compare_exchange_strong(&p->ring.started, &was, SERVER_RUNS))
 		return;
-	u8 *memory = host_alloc(RING_MEMORY);
+	atomic_store(&p->ring.retire, 0);
+	p->ring.cred_gen = cred_gen;
+	u8 *memory = p->ring.memory ? p->ring.memory : host_alloc(RING_MEMORY);
 	if (!memory)
 		return;
 	struct thread *s = (struct thread *)memory; /* its own scratch and TLS; no vCPU */
@@ -141,10 +164,19 @@ static void start_server(struct proc *p)
 		atomic_store(&p->ring.awake, 0);
 }
 
-static void wake_server(struct proc *p)
+/* After a change of credentials by a thread of p: the server still has the old ones. */
+void ring_retire(struct proc *p)
 {
-	if (!atomic_load(&p->ring.started))
-		start_server(p);
+	if (atomic_load(&p->ring.started) != SERVER_RUNS)
+		return;
+	atomic_store(&p->ring.retire, 1);
+	host_call(__NR_futex, &p->ring.awake, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
+}
+
+static void wake_server(struct proc *p, u32 cred_gen)
+{
+	if (atomic_load(&p->ring.started) != SERVER_RUNS)
+		start_server(p, cred_gen);
 	else if (!atomic_exchange(&p->ring.awake, 1))
 		host_call(__NR_futex, &p->ring.awake, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
 	counters.wakeups++;
@@ -161,7 +193,7 @@ void ring_note_trap(struct thread *t)
 	r->last_trap = now;
 	if (r->burst >= BURST_LENGTH && now >= r->backoff_until) {
 		r->burst = 0;
-		wake_server(p);
+		wake_server(p, t->cred_gen);
 	}
 }
 
@@ -179,7 +211,7 @@ void ring_start(struct proc *p)
 		for (u64 m = mask[i]; m; m &= m - 1)
 			cpus++;
 	if (p->dispatch == PSB_DISPATCH_RING)
-		start_server(p);
+		start_server(p, 0);
 }
 
 void ring_new_process(struct proc *p, struct thread *only)
@@ -188,8 +220,13 @@ void ring_new_process(struct proc *p, struct thread *only)
 	p->ring = (struct ring){0};
 	only->slot->entry = trap_entry(p);
 	only->slot->post = PSB_SLOT_IDLE;
+}
+
+/* In the new process itself. */
+void ring_process_runs(struct proc *p, struct thread *t)
+{
 	if (p->dispatch == PSB_DISPATCH_RING)
-		start_server(p);
+		start_server(p, t->cred_gen);
 }
 
 void ring_dispose(struct proc *p)

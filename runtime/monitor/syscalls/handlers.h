@@ -75,7 +75,9 @@ long path_readlink(struct thread *t, int dirfd, const char *path, char *buf, u64
 void fd_link(char buf[32], int fd);
 
 /* --- the core: provided by proc.c; a direct call as long as it is not ---------------------------------- */
-long proc_all_threads_call(struct proc *p, long nr, const u64 arg[6]);
+long proc_change_credentials(struct thread *t, long nr, const u64 arg[6]);
+long h_set_robust_list(struct thread *t, struct call *c);
+long h_get_robust_list(struct thread *t, struct call *c);
 
 /* the core (address space, processes) */
 long h_arch_prctl(struct thread *t, struct call *c);

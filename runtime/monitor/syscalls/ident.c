@@ -163,7 +163,7 @@ long h_prctl(struct thread *t, struct call *c)
 	case PR_CAPBSET_DROP:
 	case PR_SET_SECUREBITS:
 	case PR_CAP_AMBIENT:
-		return proc_all_threads_call(t->proc, __NR_prctl, a);
+		return proc_change_credentials(t, __NR_prctl, a);
 	case PR_GET_TSC: {
 		i32 enabled = 1;
 		return copy_to_guest(gptr_of(a[1]), &enabled, 4);
