@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pysandbox.oci.errors import ConfigError
 from pysandbox.runtime import abi
-from pysandbox.runtime.policy.precedence import Conflict, Graph, TooComplex
+from pysandbox.runtime.policy.precedence import Conflict, Tree, TooComplex
 from pysandbox.runtime.syscall_names import number_of
 
 TYPE_CHECKING = False
@@ -93,7 +93,7 @@ def make_table(seccomp: Seccomp | Mapping[str, Any], *, warnings: list[str] | No
         table.flags |= abi.POLICY_KILL_X32
 
     plain: dict[int, Outcome] = {}
-    graphs: dict[int, Graph] = {}
+    trees: dict[int, Tree] = {}
     last = 0
     for index, (names, action, errno_ret, args) in enumerate(profile.rules):
         where = f"/linux/seccomp/syscalls/{index}"
@@ -117,21 +117,21 @@ def make_table(seccomp: Seccomp | Mapping[str, Any], *, warnings: list[str] | No
                 raise ConfigError("SCMP_ACT_NOTIFY cannot be used for the write system call", pointer=where)
             if redundant:
                 continue
-            graph = graphs.get(number)
+            tree = trees.get(number)
             # An unconditional rule wins over conditional ones, wherever it stands; the first of several wins.
-            if number in plain or (graph is not None and graph.always is not None):
+            if number in plain or (tree is not None and tree.always is not None):
                 continue
             if alternatives == [[]]:  # nearly all rules of nearly all profiles
                 plain[number] = outcome
                 continue
-            if graph is None:
-                graph = graphs[number] = Graph()
+            if tree is None:
+                tree = trees[number] = Tree()
             try:
                 for conditions in alternatives:
-                    graph.add(conditions, outcome)
+                    tree.add(conditions, outcome)
             except Conflict:
                 raise ConfigError(f"contradicts an earlier rule for {name}", pointer=where) from None
-    _fill(table, plain, graphs)
+    _fill(table, plain, trees)
     if table.verdict not in _ALLOWING and last and (table.verdict, table.data) != (abi.VERDICT_ERRNO, ENOSYS):
         # A libc newer than the profile probes calls the profile's author never heard of: the probe must see ENOSYS.
         table.flags |= abi.POLICY_ENOSYS_ABOVE
@@ -141,10 +141,10 @@ def make_table(seccomp: Seccomp | Mapping[str, Any], *, warnings: list[str] | No
     return table
 
 
-def _fill(table: Table, plain: dict[int, Outcome], graphs: dict[int, Graph]) -> None:
+def _fill(table: Table, plain: dict[int, Outcome], trees: dict[int, Tree]) -> None:
     try:
-        for number, graph in graphs.items():
-            table.calls[number] = graph.rules()
+        for number, tree in trees.items():
+            table.calls[number] = tree.rules()
     except TooComplex:
         raise ConfigError("the conditions of one system call are too many", pointer="/linux/seccomp/syscalls") from None
     for number, outcome in plain.items():

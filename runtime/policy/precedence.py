@@ -1,13 +1,16 @@
 """Which of several conditional rules of one system call decides.
 
 OCI says nothing about it, so what counts is what libseccomp's filter does, as every other runtime hands profiles to it.
-It cuts each 64-bit comparison into tests of the two halves and merges the rules of a system call into a decision
-graph of such tests, most specific first; the graph is walked until a test's branch carries a verdict. This module
-builds the same graph, errors and odd corners included (tests/test_policy_libseccomp.py compares decisions with the real
-library), and then reads it out as an ordered list of conjunctions for the monitor's table.
+It cuts each 64-bit comparison into tests of the two halves and merges the rules of a system call into a decision tree
+of such tests; the tree is walked in order until a branch carries a verdict. This module builds such a tree, with the same
+order and the same refusals, and reads it out as an ordered list of conjunctions for the monitor's table.
 
-The order on one level of the graph: higher argument first, high half before low half, equality before "less" before
-"greater", then the larger value (for "less" the smaller), then the earlier rule.
+The order on one level: higher argument first, high half before low half, equality before "less" before "greater",
+then the larger value (for "less" the smaller), then the earlier rule.
+
+libseccomp's optimisations go wrong for some rare mixtures of conditions: a rule is lost, or one decides whose conditions
+do not hold. That is not copied: here a verdict always comes from a rule that matches. Wherever libseccomp keeps that
+promise too, the decisions are equal; tests/test_policy_libseccomp.py holds both to it.
 """
 
 from __future__ import annotations
@@ -37,13 +40,31 @@ class Conflict(Exception):
 
 
 class TooComplex(Exception):
-    """The graph has more paths than a table should have rules."""
+    """The tree has more paths than a table should have rules."""
+
+
+class Branch:
+    """Where an answer leads: to a verdict, to further tests, or (both None) on along the level."""
+
+    __slots__ = ("outcome", "then")
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        self.then: list[Test] | None = None
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Every verdict on the branch."""
+        if self.outcome is not None:
+            yield self.outcome
+        for test in self.then or ():
+            yield from test.yes.outcomes()
+            yield from test.no.outcomes()
 
 
 class Test:
-    """One comparison of half an argument, and where its two answers lead: a verdict, another test, or on along the level."""
+    """One comparison of half an argument."""
 
-    __slots__ = ("arg", "datum", "full", "high", "level", "mask", "no", "no_then", "op", "rank", "yes", "yes_then")
+    __slots__ = ("arg", "datum", "full", "high", "mask", "no", "op", "rank", "yes")
 
     def __init__(self, condition: Condition, high: bool, op: int) -> None:
         arg, original, value, mask = condition
@@ -52,174 +73,112 @@ class Test:
         self.datum = (value >> 32 if high else value) & self.mask
         self.full = value
         kind = 3 if original in _EQUAL else 2 if original in _LESS else 1
+        # Tests stand on their level from the highest rank to the lowest.
         self.rank = (arg * 2 + high, kind, -self.datum if original in _LESS else self.datum)
-        self.yes: Outcome | None = None
-        self.no: Outcome | None = None
-        self.yes_then: Test | None = None
-        self.no_then: Test | None = None
-        self.level: list[Test] = [self]
+        self.yes, self.no = Branch(), Branch()
 
     def same_test(self, other: Test) -> bool:
-        return (self.arg, self.high, self.op, self.datum, self.mask) == (
-            other.arg,
-            other.high,
-            other.op,
-            other.datum,
-            other.mask,
-        )
+        ours = (self.arg, self.high, self.op, self.datum, self.mask)
+        return ours == (other.arg, other.high, other.op, other.datum, other.mask)
 
-    def is_before(self, other: Test) -> bool:
-        """True when `other`, which comes later, stays behind this one; equals keep the order they came in."""
-        return not self.rank < other.rank
-
-    def actions(self) -> Iterator[Outcome]:
-        """Every verdict on the whole level and below."""
-        for test in self.level:
-            for outcome, below in ((test.yes, test.yes_then), (test.no, test.no_then)):
-                if outcome is not None:
-                    yield outcome
-                if below is not None:
-                    yield from below.actions()
+    def is_leaf(self) -> bool:
+        return self.yes.then is None and self.no.then is None
 
 
-class Graph:
+class Tree:
     """The rules of one system call."""
 
     __slots__ = ("always", "root")
 
     def __init__(self) -> None:
         self.always: Outcome | None = None  # an unconditional rule: it decides, whatever else there is
-        self.root: Test | None = None
+        self.root: list[Test] = []
 
     def add(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
-        """One rule: all conditions hold (at most one for an argument). `Conflict` as libseccomp's EEXIST."""
+        """One rule: all conditions hold (at most one for an argument). `Conflict` where libseccomp says EEXIST."""
         if self.always is not None:
             return
-        chain = _chain(conditions, outcome)
-        if chain is None:
-            self.always, self.root = outcome, None
-        elif self.root is None:
-            self.root = chain
+        # A mask without bits holds always, whatever value stands beside it.
+        needed = [c for c in conditions if c[1] != abi.CMP_MASKED_EQ or c[3]]
+        if needed:
+            _merge(self.root, _chain(sorted(needed, key=lambda c: c[0]), 0, outcome))
         else:
-            self.root = _merge(self.root, chain)
+            self.always, self.root = outcome, []
 
     def rules(self) -> list[tuple[list[Condition], Outcome]]:
         """In order, the first that matches decides. The conditions are in the monitor's terms (64 bits)."""
         if self.always is not None:
             return [([], self.always)]
-        return _simplified(_paths(self.root)) if self.root is not None else []
+        return _without_repetitions(_paths(self.root))
 
 
-def _chain(conditions: Sequence[Condition], outcome: Outcome) -> Test | None:
-    """The tests of one rule, None when it has none. Arguments in ascending order, as libseccomp takes them."""
-    first: Test | None = None
-    loose: list[tuple[Test, bool]] = []  # tests whose yes (True) or no branch goes on to the next argument
-    for condition in sorted(conditions, key=lambda c: c[0]):
-        _arg, op, _value, mask = condition
-        if op == abi.CMP_MASKED_EQ and mask == 0:  # holds always, whatever the value says
-            continue
-        head: Test
-        if op in _EQUAL:
-            kind = abi.CMP_MASKED_EQ if op == abi.CMP_MASKED_EQ else abi.CMP_EQ
-            head, low = Test(condition, True, kind), Test(condition, False, kind)
-            head.yes_then = low
-            ends = [(head, False), (low, False)] if op == abi.CMP_NE else [(low, True)]
+def _chain(conditions: Sequence[Condition], at: int, outcome: Outcome) -> Test:
+    """The tests of one rule from its condition number `at` on, arguments in ascending order."""
+    condition = conditions[at]
+    op = condition[1]
+    head: Test
+    if op in _EQUAL:
+        kind = abi.CMP_MASKED_EQ if op == abi.CMP_MASKED_EQ else abi.CMP_EQ
+        head, low = Test(condition, True, kind), Test(condition, False, kind)
+        head.yes.then = [low]
+        ends = [head.no, low.no] if op == abi.CMP_NE else [low.yes]
+    else:
+        head, middle = Test(condition, True, abi.CMP_GT), Test(condition, True, abi.CMP_EQ)
+        low = Test(condition, False, abi.CMP_GT if op in (abi.CMP_GT, abi.CMP_LE) else abi.CMP_GE)
+        head.no.then, middle.yes.then = [middle], [low]
+        ends = [middle.no, low.no] if op in _LESS else [head.yes, low.yes]
+    for end in ends:
+        if at + 1 < len(conditions):
+            end.then = [_chain(conditions, at + 1, outcome)]
         else:
-            head, middle = Test(condition, True, abi.CMP_GT), Test(condition, True, abi.CMP_EQ)
-            low = Test(condition, False, abi.CMP_GT if op in (abi.CMP_GT, abi.CMP_LE) else abi.CMP_GE)
-            head.no_then, middle.yes_then = middle, low
-            ends = [(middle, False), (low, False)] if op in _LESS else [(head, True), (low, True)]
-        for test, yes in loose:
-            if yes:
-                test.yes_then = head
-            else:
-                test.no_then = head
-        first = first or head
-        loose = ends
-    for test, yes in loose:
-        if yes:
-            test.yes = outcome
-        else:
-            test.no = outcome
-    return first
+            end.outcome = outcome
+    return head
 
 
 def _same(a: Outcome, b: Outcome) -> bool:
     return a[:2] == b[:2]
 
 
-def _covers(below: Test | None, outcome: Outcome) -> None:
-    """A verdict is about to replace everything below a branch: fine when that says the same."""
-    if below is not None and not all(_same(outcome, other) for other in below.actions()):
-        raise Conflict
-
-
-def _merge(old: Test, new: Test) -> Test:
-    """Puts `new` (alone on its level) into the level of `old`; returns the level's test that the parent refers to from now on.
-
-    Branches are shared between parents on purpose: the two ways into "greater than" lead to the same next level, and what
-    another rule adds there is seen by both.
-    """
-    level = old.level
-    at = level.index(old)
-    while True:
-        test = level[at]
+def _merge(level: list[Test], new: Test) -> None:
+    for place, test in enumerate(level):
         if test.same_test(new):
-            _merge_into(test, new)
-            return old
-        if test.is_before(new):
-            if at + 1 == len(level):
-                level.append(new)
-                new.level = level
-                return old
-            at += 1
-            continue
-        level.insert(at, new)
-        new.level = level
-        return new if test is old else old
-
-
-def _merge_into(test: Test, new: Test) -> None:
-    if new.yes is not None:
-        if test.yes is None:
-            _covers(test.yes_then, new.yes)
-            test.yes_then, test.yes = None, new.yes
-        elif not _same(test.yes, new.yes):
-            if new.high and new.full > test.full:
-                test.yes = new.yes
-            if _is_leaf(test) or _is_leaf(new):
-                raise Conflict
-    if new.no is not None:
-        if test.no is None:
-            _covers(test.no_then, new.no)
-            test.no_then, test.no = None, new.no
-        elif not _same(test.no, new.no) and (_is_leaf(test) or _is_leaf(new)):
-            raise Conflict
-    if new.yes_then is not None:
-        if test.yes_then is not None:
-            test.yes_then = _merge(test.yes_then, new.yes_then)
-        elif test.yes is None:
-            test.yes_then = new.yes_then
-        else:  # what is there decides already; the rest of the rule is dropped with it
+            _merge_branch(test, test.yes, new, new.yes, larger_wins=True)
+            _merge_branch(test, test.no, new, new.no, larger_wins=False)
             return
-    if new.no_then is not None:
-        if test.no_then is not None:
-            test.no_then = _merge(test.no_then, new.no_then)
-        elif test.no is None:
-            test.no_then = new.no_then
+        if test.rank < new.rank:
+            level.insert(place, new)
+            return
+    level.append(new)
 
 
-def _is_leaf(test: Test) -> bool:
-    return test.yes_then is None and test.no_then is None
+def _merge_branch(test: Test, old: Branch, new_test: Test, new: Branch, *, larger_wins: bool) -> None:
+    """Adds to one answer of `test` what a later rule does there."""
+    if new.outcome is not None:
+        if old.outcome is None:
+            if not all(_same(new.outcome, other) for other in old.outcomes()):
+                raise Conflict  # rules with more conditions say otherwise
+            old.then, old.outcome = None, new.outcome
+        elif not _same(old.outcome, new.outcome):
+            # Beyond the high half of both values both rules match: of "greater" the one with the larger value decides.
+            if larger_wins and new_test.high and new_test.full > test.full:
+                old.outcome = new.outcome
+            if test.is_leaf() or new_test.is_leaf():
+                raise Conflict
+    for below in new.then or ():
+        if old.then is not None:
+            _merge(old.then, below)
+        elif old.outcome is None:
+            old.then = [below]
+        # else: what is there matches already, with fewer conditions
 
 
-# --- reading the graph out -------------------------------------------------------------------------
+# --- reading the tree out -------------------------------------------------------------------------
 
 
 class _Facts:
     """What a path has established about one argument: a range, masked equalities, values it is not."""
 
-    __slots__ = ("high", "hi", "lo", "masked", "not_equal")
+    __slots__ = ("hi", "high", "lo", "masked", "not_equal")
 
     def __init__(self) -> None:
         self.lo, self.hi = 0, U64
@@ -295,32 +254,34 @@ class _Facts:
         return out
 
 
-def _paths(root: Test) -> list[tuple[list[Condition], Outcome]]:
+def _paths(root: list[Test]) -> list[tuple[list[Condition], Outcome]]:
     found: list[tuple[list[Condition], Outcome]] = []
 
-    def branch(facts: dict[int, _Facts], test: Test, answer: bool) -> None:
-        then, outcome = (test.yes_then, test.yes) if answer else (test.no_then, test.no)
-        if then is None and outcome is None:
+    def follow(facts: dict[int, _Facts], test: Test, answer: bool) -> None:
+        branch = test.yes if answer else test.no
+        if branch.then is None and branch.outcome is None:
             return
         for alternative in facts.get(test.arg, _Facts()).after(test, answer):
             known = {**facts, test.arg: alternative}
-            if then is not None:
-                walk(known, then)
-            elif outcome is not None:
+            if branch.then is not None:
+                walk(known, branch.then)
+            elif branch.outcome is not None:
                 if len(found) == MAX_PATHS:
                     raise TooComplex
-                found.append(([c for arg in sorted(known) for c in known[arg].conditions(arg)], outcome))
+                found.append(([c for arg in sorted(known) for c in known[arg].conditions(arg)], branch.outcome))
 
-    def walk(facts: dict[int, _Facts], start: Test) -> None:
-        for test in start.level:
-            branch(facts, test, True)
-            branch(facts, test, False)
+    def walk(facts: dict[int, _Facts], level: list[Test]) -> None:
+        for test in level:
+            follow(facts, test, True)
+            follow(facts, test, False)
 
     walk({}, root)
     return found
 
 
-def _simplified(rules: list[tuple[list[Condition], Outcome]]) -> list[tuple[list[Condition], Outcome]]:
+def _without_repetitions(
+    rules: list[tuple[list[Condition], Outcome]],
+) -> list[tuple[list[Condition], Outcome]]:
     """Without rules that repeat an earlier one's conditions, or follow one without conditions."""
     out: list[tuple[list[Condition], Outcome]] = []
     seen: set[tuple[Condition, ...]] = set()
