@@ -3,6 +3,7 @@
 #include "proc.h"
 
 #define MAX_PHDRS 128
+#define STACK_FILL (64ul << 10) /* of the stack's top, made present at once */
 
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51
@@ -124,6 +125,7 @@ long load_program(struct proc *p, int exe_fd, int interp_fd, struct image *out)
 	long r = mm_map(mm, mm->stack_low, mm->stack_top - mm->stack_low, stack_prot(exe_fd), MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
 	if (IS_ERR(r))
 		return r;
+	mm_fill(mm, mm->stack_top - (mm->stack_top - mm->stack_low < STACK_FILL ? mm->stack_top - mm->stack_low : STACK_FILL), mm->stack_top);
 	r = map_elf(p, exe_fd, mm->exe_base, out);
 	if (r)
 		return r;

@@ -16,6 +16,7 @@
 #define PTE_ADDR 0xffffffffff000ull
 #define TABLE_SPAN (512 * PAGE)
 #define EAGER_LIMIT (20ul << 20) /* larger regions get their PTEs on the first touch, 2 MiB at a time */
+#define FILL_LIMIT (1ul << 20)   /* private writable mappings up to this are filled when made */
 #define MAX_FILES 4096
 
 static u64 random_u64(void)
@@ -329,6 +330,10 @@ long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 o
 	}
 	if (fixed) /* what was there is taken away first; on failure it is put back by the fault handler */
 		populate(mm, addr, addr + len, 0);
+	/* A first touch costs the guest a VM exit a page; pages that are there already come eight at a time (KVM prefetches
+	 * writable ones). So what is small and private is filled at once, by the same host call. */
+	if ((flags & MAP_TYPE) == MAP_PRIVATE && prot & PROT_WRITE && len <= FILL_LIMIT)
+		flags |= MAP_POPULATE;
 	u32 hflags = (flags & ~(u32)(MAP_32BIT | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE)) | MAP_FIXED;
 	r = host_call(__NR_mmap, addr, len, host_prot(prot), hflags, fd, offset);
 	if (IS_ERR(r))
@@ -534,7 +539,7 @@ long mm_brk(struct mm *mm, u64 addr)
 	if (new > old) {
 		if (ensure_room(mm) || !mm_is_free(mm, old, new - old + PAGE))
 			goto out;
-		long r = host_call(__NR_mmap, old, new - old, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		long r = host_call(__NR_mmap, old, new - old, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (new - old <= FILL_LIMIT ? MAP_POPULATE : 0), -1, 0);
 		if (IS_ERR(r))
 			goto out;
 		if (mm_insert(mm, (struct region){.start = old, .end = new, .prot = PROT_READ | PROT_WRITE})) {
@@ -588,6 +593,17 @@ int mm_prot_at(struct mm *mm, u64 va)
 	int prot = g && !(g->flags & (REGION_HIDDEN | REGION_TRAMP)) ? g->prot : -1;
 	lock_release(&mm->lock);
 	return prot;
+}
+
+void mm_fill(struct mm *mm, u64 start, u64 end)
+{
+	lock_acquire(&mm->lock);
+	const struct region *g = mm_find(mm, start);
+	if (g && g->end >= end) {
+		host_call(__NR_madvise, start, end - start, 23 /* MADV_POPULATE_WRITE; older kernels fill on touch */);
+		populate(mm, start, end, g->prot);
+	}
+	lock_release(&mm->lock);
 }
 
 /* --- construction --------------------------------------------------------------------------------------- */

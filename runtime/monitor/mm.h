@@ -17,6 +17,7 @@
 #define MAP_32BIT 0x40
 #define MAP_GROWSDOWN 0x100
 #define MAP_NORESERVE 0x4000
+#define MAP_POPULATE 0x8000
 #define MAP_HUGETLB 0x40000
 #define MAP_FIXED_NOREPLACE 0x100000
 
@@ -73,6 +74,8 @@ long mm_remap(struct mm *mm, u64 old, u64 old_len, u64 new_len, u32 flags, u64 n
 long mm_advise(struct mm *mm, u64 addr, u64 len, int advice);
 long mm_attach_shm(struct mm *mm, int id, u64 addr, u64 len, u32 flags);
 long mm_detach_shm(struct mm *mm, u64 addr);
+/* Makes pages of one writable region present before they are touched. */
+void mm_fill(struct mm *mm, u64 start, u64 end);
 /* A page fault of the guest. 0: try again; else SEGV_MAPERR (1) or SEGV_ACCERR (2). */
 int mm_fault(struct mm *mm, u64 va, u64 err);
 /* The following expect the lock to be held. */
