@@ -26,7 +26,8 @@ _TABLE = """
 120: getresgid getpgid setfsuid setfsgid getsid capget capset rt_sigpending
 128: rt_sigtimedwait rt_sigqueueinfo rt_sigsuspend sigaltstack utime mknod uselib personality
 136: ustat statfs fstatfs sysfs getpriority setpriority sched_setparam sched_getparam
-144: sched_setscheduler sched_getscheduler sched_get_priority_max sched_get_priority_min sched_rr_get_interval mlock munlock mlockall
+144: sched_setscheduler sched_getscheduler sched_get_priority_max sched_get_priority_min
+148: sched_rr_get_interval mlock munlock mlockall
 152: munlockall vhangup modify_ldt pivot_root _sysctl prctl arch_prctl adjtimex
 160: setrlimit chroot sync acct settimeofday mount umount2 swapon
 168: swapoff reboot sethostname setdomainname iopl ioperm create_module init_module
@@ -53,7 +54,8 @@ _TABLE = """
 336: uprobe
 424: pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree move_mount fsopen fsconfig
 432: fsmount fspick pidfd_open clone3 close_range openat2 pidfd_getfd faccessat2
-440: process_madvise epoll_pwait2 mount_setattr quotactl_fd landlock_create_ruleset landlock_add_rule landlock_restrict_self memfd_secret
+440: process_madvise epoll_pwait2 mount_setattr quotactl_fd
+444: landlock_create_ruleset landlock_add_rule landlock_restrict_self memfd_secret
 448: process_mrelease futex_waitv set_mempolicy_home_node cachestat fchmodat2 map_shadow_stack futex_wake futex_wait
 456: futex_requeue statmount listmount lsm_get_self_attr lsm_set_self_attr lsm_list_modules mseal setxattrat
 464: getxattrat listxattrat removexattrat open_tree_attr file_getattr file_setattr listns

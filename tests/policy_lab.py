@@ -1,4 +1,4 @@
-"""What the policy tests share: the monitor's evaluator as a library, the real libseccomp, and an interpreter for its filters."""
+"""What the policy tests share: the monitor's evaluator, the real libseccomp, an interpreter for its filters."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def action_of(name: str, errno_ret: int | None) -> int:
 
 
 def reference_filter(profile: dict[str, Any]) -> list[tuple[int, int, int, int]]:
-    """The cBPF program that libseccomp makes of a profile when it is fed as runc feeds it. `Refused` when it will not."""
+    """The cBPF program that libseccomp makes of a profile when it is fed as runc feeds it, or `Refused`."""
     lib = libseccomp()
     assert lib is not None
     default = action_of(profile["defaultAction"], profile.get("defaultErrnoRet"))

@@ -1,15 +1,16 @@
 """Compile `linux.seccomp` into the monitor's table, with the semantics of runc and libseccomp.
 
-Source: OCI runtime specification, config-linux, "Seccomp"; seccomp(2); for what the specification leaves open, the behaviour of
-runc: conditions on the same argument are alternatives; rules equal to the default action are no rules; names that
-x86-64 does not have are left out; numbers above all named ones fail with ENOSYS, unless the default is to allow.
+Source: OCI runtime specification, config-linux, "Seccomp"; seccomp(2). For what the specification leaves open, the
+behaviour of runc: conditions on the same argument are alternatives; rules equal to the default action are no rules;
+names that x86-64 does not have are left out; numbers above all named ones fail with ENOSYS, unless the default is to
+allow.
 """
 
 from __future__ import annotations
 
 from pysandbox.oci.errors import ConfigError
 from pysandbox.runtime import abi
-from pysandbox.runtime.policy.precedence import Conflict, Tree, TooComplex
+from pysandbox.runtime.policy.precedence import Conflict, TooComplex, Tree
 from pysandbox.runtime.syscall_names import number_of
 
 TYPE_CHECKING = False
@@ -44,13 +45,11 @@ OPERATORS = {
     "SCMP_CMP_GT": abi.CMP_GT,
     "SCMP_CMP_MASKED_EQ": abi.CMP_MASKED_EQ,
 }
-ARCHITECTURES = frozenset(
-    "SCMP_ARCH_" + name
-    for name in (
-        "X86 X86_64 X32 ARM AARCH64 MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE S390 S390X "
-        "PARISC PARISC64 RISCV64 LOONGARCH64 M68K SH SHEB"
-    ).split()
+_ARCH_NAMES = (
+    "X86 X86_64 X32 ARM AARCH64 MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE S390 S390X "
+    "PARISC PARISC64 RISCV64 LOONGARCH64 M68K SH SHEB"
 )
+ARCHITECTURES = frozenset(["SCMP_ARCH_" + name for name in _ARCH_NAMES.split()])
 FLAGS = frozenset(
     "SECCOMP_FILTER_FLAG_" + name for name in ("TSYNC", "LOG", "SPEC_ALLOW", "WAIT_KILLABLE_RECV")
 )
@@ -61,9 +60,9 @@ _ALLOWING = (abi.VERDICT_ALLOW, abi.VERDICT_LOG, abi.VERDICT_TRACE)
 def compile_policy(seccomp: Seccomp | Mapping[str, Any] | None, *, warnings: list[str] | None = None) -> bytes:
     """The blob (`struct psb_policy` and what follows it) for a profile; None allows everything.
 
-    `seccomp` is the typed section or the JSON object. Names that x86-64 does not have go into `warnings`. `ConfigError`
-    for unknown actions, operators, architectures and flags, for combinations that the other runtimes refuse, and for rules of one
-    call that contradict each other.
+    `seccomp` is the typed section or the JSON object. Names that x86-64 does not have go into `warnings`.
+    `ConfigError` for unknown actions, operators, architectures and flags, for combinations that the other runtimes
+    refuse, and for rules of one call that contradict each other.
     """
     if seccomp is None:
         return build(Table(abi.VERDICT_ALLOW, 0))
@@ -160,7 +159,7 @@ class _Profile:
         self.default_errno: int | None
         self.rules: list[tuple[Sequence[str], str, int | None, Sequence[tuple[int, int, int, str]]]]
         if not isinstance(seccomp, dict):
-            typed: Seccomp = seccomp  # type: ignore[assignment]
+            typed: Any = seccomp
             self.default_action = typed.default_action
             self.default_errno = typed.default_errno_ret
             self.architectures, self.flags = typed.architectures, typed.flags
@@ -200,8 +199,8 @@ def _known(values: Sequence[str], known: frozenset[str], key: str, what: str) ->
 
 
 def _alternatives(args: Sequence[tuple[int, int, int, str]], where: str) -> list[list[Condition]]:
-    """Conjunctions, any of which makes the rule match: one with all conditions, or, when an argument occurs twice, one for
-    each condition."""
+    """Conjunctions, any of which makes the rule match: one with all conditions, or, when an argument occurs twice,
+    one for each condition."""
     conditions: list[Condition] = []
     for place, (index, value, value_two, op_name) in enumerate(args):
         pointer = f"{where}/args/{place}"

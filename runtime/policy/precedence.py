@@ -2,15 +2,16 @@
 
 OCI says nothing about it, so what counts is what libseccomp's filter does, as every other runtime hands profiles to it.
 It cuts each 64-bit comparison into tests of the two halves and merges the rules of a system call into a decision tree
-of such tests; the tree is walked in order until a branch carries a verdict. This module builds such a tree, with the same
-order and the same refusals, and reads it out as an ordered list of conjunctions for the monitor's table.
+of such tests; the tree is walked in order until a branch carries a verdict. This module builds such a tree, with the
+same order and the same refusals, and reads it out as an ordered list of conjunctions for the monitor's table.
 
 The order on one level: higher argument first, high half before low half, equality before "less" before "greater",
 then the larger value (for "less" the smaller), then the earlier rule.
 
-libseccomp's optimisations go wrong for some rare mixtures of conditions: a rule is lost, or one decides whose conditions
-do not hold. That is not copied: here a verdict always comes from a rule that matches. Wherever libseccomp keeps that
-promise too, the decisions are equal; tests/test_policy_libseccomp.py holds both to it.
+libseccomp's optimisations go wrong for some rare mixtures of conditions on several arguments or with "less" and
+"greater": a rule is lost, or one decides whose conditions do not hold. That is not copied: here a verdict always comes
+from a rule that matches. tests/test_policy_libseccomp.py holds both to that, and the decisions to be equal where both
+keep it.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ def create_trace_file(
 ) -> int:
     """A new trace file at `path` (relative to `dir_fd`); its descriptor, for reading and writing, close-on-exec.
 
-    `mode` is `ring` (the last `size` bytes of records are kept) or `full` (it grows; `size` is where it starts). The room
-    is allocated now, so that a full disk is an `OSError` here and not a fault in a monitor that writes into a hole; then, as
-    for any other failure, the file is gone again. An existing file is never touched (`FileExistsError`).
+    `mode` is `ring` (the last `size` bytes of records are kept) or `full` (it grows; `size` is where it starts). The
+    room is allocated now, so that a full disk is an `OSError` here and not a fault in a monitor that writes into a
+    hole; then, as for any other failure, the file is gone again. An existing file is never touched
+    (`FileExistsError`).
     """
     nchunks = size // CHUNK_SIZE
     if mode not in MODES or not 2 <= nchunks <= 1 << 20:
