@@ -117,6 +117,9 @@ def _planner_pair() -> tuple[int, int]:
 
 def _follow(channel: Channel, running: launch_wait.Running, plan: LaunchPlan, warn: Callable[[str], None]) -> None:
     """The child's messages until its exec. Raises the error it sends."""
+    # Imported while the child is busy with its root.
+    from pysandbox.runtime.rewriter import plans as _  # noqa: F401
+
     ready = False
     while (message := channel.receive()) is not None:
         kind, text, fds = message

@@ -77,8 +77,8 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -
         make_cwd(root, spec.process.cwd)
         proc = container_proc(root, proc)
         mounts.finish_dev(root, spec)
-        rootfs.mask_paths(root, spec)
         rootfs.readonly_paths(root, spec)
+        rootfs.mask_paths(root, spec)
         seal_imports()
         if options.no_pivot:
             rootfs.move_root(root)
@@ -253,6 +253,8 @@ def container_proc(root: int, own: int) -> int:
         # Only a procfs has the namespace file of this very process; a directory of the image cannot pretend to.
         here, there = (os.stat("self/ns/pid", dir_fd=fd) for fd in (own, tree))
         same = (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+        # And a procfs bound from another pid namespace knows this process by another number.
+        same = same and os.readlink("self", dir_fd=own) == os.readlink("self", dir_fd=tree)
     except OSError:
         same = False
     os.close(own if same else tree)

@@ -85,6 +85,13 @@ def destroy(store: Store, container_id: str, warn: Callable[[str], None]) -> Non
     """After the container's end. Somebody else may have deleted it meanwhile."""
     try:
         with store.open(container_id) as container:
+            for made in container.state.made:
+                if made.kind == "cgroup":
+                    try:
+                        # The usual case, empty and without children; `destroy` looks closer, and at each in turn.
+                        os.rmdir(made.path)
+                    except OSError:
+                        continue
             container.destroy()
     except ContainerNotFound:
         pass
