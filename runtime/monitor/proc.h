@@ -87,6 +87,9 @@ long exec_first(struct thread *t, struct program *prog, const char *path, u64 *a
 /* Registers as they will be behind the system call now served (RIP set, RAX not). */
 struct kvm_regs call_return_regs(struct thread *t, const struct call *c);
 
+/* operand.c: address of the memory operand at RIP, 0: unknown */
+u64 operand_address(struct thread *t);
+
 extern const u8 shim_image[], shim_image_end[];
 
 #endif

@@ -110,6 +110,11 @@ static void handle_memory_failure(struct thread *t)
 		if (chunk && chunk <= mm->nchunks)
 			va = mm->chunk_va[chunk - 1] + gpa % CHUNK_SIZE;
 	}
+	if (!va) {
+		va = operand_address(t);
+		if (va >= PSB_GUEST_LIMIT)
+			va = 0;
+	}
 	lock_acquire(&mm->lock);
 	const struct region *g = va ? mm_find(mm, va) : NULL;
 	u8 byte;
