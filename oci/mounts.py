@@ -247,18 +247,20 @@ def _kernel_view(root: int, mount: Mount, options: Options) -> None:
 
 def _tmpfs(root: int, mount: Mount, options: Options) -> None:
     data = list(options.data)
+    kept_mode = -1  # as runc: a directory that exists keeps its permissions, unless config.json says otherwise
     try:
         target = native.openat2(
             root, mount.destination.lstrip("/") or ".", os.O_PATH | os.O_DIRECTORY, 0, native.RESOLVE_IN_ROOT
         )
-        if not options.copy_up:
-            # As runc: a directory that exists keeps its permissions, unless config.json says otherwise.
-            data.insert(0, f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
+        if not any(option.startswith("mode=") for option in data):
+            kept_mode = stat.S_IMODE(os.fstat(target).st_mode)
     except FileNotFoundError:
         target = rootfs.ensure_dir(root, mount.destination)
     lower = rootfs.open_in(root, mount.destination) if options.copy_up else -1
     writable = options.replace(flags=options.flags & ~native.MS_RDONLY)
     top = _attach(root, target, mount, writable, "tmpfs", ",".join(data))
+    if kept_mode >= 0:
+        os.chmod(rootfs.fd_path(top), kept_mode)
     if lower >= 0:
         from pysandbox.oci.copytree import copy_tree
 

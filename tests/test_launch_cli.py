@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from pysandbox.oci.errors import UsageError
 from pysandbox.runtime.cli import VERBS
 from pysandbox.runtime.cli.arguments import Arguments, Flag
@@ -125,10 +124,26 @@ def test_no_module_of_another_verb_is_imported() -> None:
         [sys.executable, "-IS", "-c", f"import sys; sys.path = {sys.path!r}; {code}"],
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    slow = {"argparse", "json", "subprocess", "logging", "dataclasses", "typing", "pathlib", "socket", "ctypes", "re", "enum"}
+    slow = {
+        "argparse",
+        "json",
+        "subprocess",
+        "logging",
+        "dataclasses",
+        "typing",
+        "pathlib",
+        "socket",
+        "ctypes",
+        "re",
+        "enum",
+    }
     assert slow & set(loaded) == set()
     assert "pysandbox.runtime.launch" in loaded
-    assert not [name for name in loaded if name.startswith("pysandbox.runtime.cli.") and name.split(".")[-1] not in ("run", "arguments")]
+    assert not [
+        name
+        for name in loaded
+        if name.startswith("pysandbox.runtime.cli.") and name.split(".")[-1] not in ("run", "arguments")
+    ]
 
 
 def test_doctor_names_what_is_missing(tmp_path: Path) -> None:

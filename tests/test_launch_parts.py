@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from pysandbox.oci import cgroups, mounts, process, rootfs
 from pysandbox.oci.copytree import copy_tree
 from pysandbox.oci.errors import Error, LaunchError, ResourceError, UnsupportedError
@@ -191,7 +190,9 @@ def test_channel_carries_errors_and_descriptors() -> None:
 
 
 def test_mount_options() -> None:
-    parsed = mounts.parse_options(("rbind", "ro", "rw", "nosuid", "rprivate", "size=64k", "rro", "rrw", "rnoexec", "tmpcopyup"))
+    parsed = mounts.parse_options(
+        ("rbind", "ro", "rw", "nosuid", "rprivate", "size=64k", "rro", "rrw", "rnoexec", "tmpcopyup")
+    )
     assert parsed.flags == native.MS_BIND | native.MS_REC | native.MS_NOSUID
     assert parsed.propagation == (native.MS_PRIVATE | native.MS_REC,)
     assert parsed.data == ("size=64k",)
@@ -216,7 +217,9 @@ def tree(tmp_path: Path) -> Path:
     return top
 
 
-@pytest.mark.parametrize("path", ["/absolute/x", "/relative/x", "/climb/x", "/dangling/x", "/dir/../../outside/x", "/../outside/x"])
+@pytest.mark.parametrize(
+    "path", ["/absolute/x", "/relative/x", "/climb/x", "/dangling/x", "/dir/../../outside/x", "/../outside/x"]
+)
 def test_nothing_is_made_outside_of_the_root(tree: Path, path: str) -> None:
     root = os.open(tree, os.O_PATH)
     fd = rootfs.ensure_dir(root, path)
