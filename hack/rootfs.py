@@ -90,7 +90,7 @@ def apt_sources(etc: Path = Path("/etc/apt")) -> Iterator[tuple[str, str]]:
 def debian_suites() -> list[tuple[str, str]]:
     """(mirror, suite) for the release itself (first) and its updates."""
     wanted = (RELEASE, f"{RELEASE}-updates", f"{RELEASE}-security")
-    found = dict((suite, uri) for uri, suite in apt_sources() if suite in wanted)
+    found = {suite: uri for uri, suite in apt_sources() if suite in wanted}
     found.setdefault(RELEASE, DEFAULT_MIRROR)
     return [(found[suite], suite) for suite in wanted if suite in found]
 

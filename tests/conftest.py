@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -193,8 +192,8 @@ def debian_rootfs() -> Path:
 
 
 @pytest.fixture
-def state_root(tmp_path: Path) -> Iterator[Path]:
+def state_root(tmp_path: Path) -> Path:
     """A private value for pysandbox's --root."""
     path = tmp_path / "state"
     path.mkdir(mode=0o700)
-    yield path
+    return path

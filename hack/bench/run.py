@@ -77,17 +77,31 @@ class Runtime:
         return seconds, done.stdout
 
 
-def peers() -> Iterator[Runtime]:
-    for name, options in (("runc", []), ("crun", []), ("runsc", ["--network=none", "--platform=systrap", "--ignore-cgroups"])):
-        if path := shutil.which(name):
-            root = WORK / "state" / name
-            root.mkdir(parents=True, exist_ok=True)
-            yield Runtime(name, [path, "--root", str(root), *options])
+def peers(probe: Path) -> Iterator[Runtime]:
+    """The other runtimes that are installed and can run the probe; says on standard error why one is left out."""
+    gvisor = ["--network=none", "--ignore-cgroups"]
+    # In order of preference, under one name: gVisor's fast platform is missing in old versions.
+    ways = [("runc", []), ("crun", []), ("runsc", [*gvisor, "--platform=systrap"]), ("runsc", [*gvisor, "--platform=ptrace"])]
+    found: set[str] = set()
+    for name, options in ways:
+        path = shutil.which(name)
+        if path is None or name in found:
+            continue
+        root = WORK / "state" / name
+        root.mkdir(parents=True, exist_ok=True)
+        peer = Runtime(name, [path, "--root", str(root), *options])
+        try:
+            peer.run(probe)
+        except Failure as error:
+            print(f"bench: not measured: {' '.join([name, *options])}: {error}", file=sys.stderr)
+            continue
+        found.add(name)
+        yield peer
 
 
 def config(arguments: list[str]) -> dict[str, Any]:
     """A config.json as engines write it for a plain container."""
-    capabilities = {kind: CAPABILITIES for kind in ("bounding", "effective", "permitted")}
+    capabilities = dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES)
     plain = ["nosuid", "noexec", "nodev"]
     return {
         "ociVersion": "1.0.2",
@@ -255,7 +269,7 @@ def prepare() -> None:
     if not ROOTFS.is_dir():
         raise Failure(f"{ROOTFS} is missing: make rootfs")
     (WORK / "bin").mkdir(parents=True, exist_ok=True)
-    command = ["gcc", "-O2", "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", WORK / "bin" / "micro", HERE / "micro.c"]
+    command: list[str | Path] = ["gcc", "-O2", "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", WORK / "bin" / "micro", HERE / "micro.c"]
     subprocess.run(command, check=True)
 
 
@@ -280,13 +294,7 @@ def main(argv: list[str]) -> int:
         subject = Runtime("pysandbox", options.subject.split())
         probe = bundle("true", ["/bin/true"])
         subject.run(probe)
-        runtimes = [subject]
-        for peer in peers():
-            try:
-                peer.run(probe)
-                runtimes.append(peer)
-            except Failure as error:
-                print(f"bench: not measured: {error}", file=sys.stderr)
+        runtimes = [subject, *peers(probe)]
         measured = rows(subject.name, measure(runtimes, 1 if options.quick else options.rounds))
     except (Failure, OSError, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)
