@@ -63,11 +63,7 @@ def collect_foreground(store: Store) -> list[str]:
         try:
             state = store.load(name)
             launcher = state.data.get("foreground")
-            if (
-                isinstance(launcher, list)
-                and len(launcher) == 2
-                and ProcessId(pid=launcher[0], start=launcher[1]).alive
-            ):
+            if isinstance(launcher, list) and len(launcher) == 2 and ProcessId(pid=launcher[0], start=launcher[1]).alive:
                 continue
             if isinstance(launcher, list):
                 with store.open(name, patience=0) as container:
@@ -85,13 +81,18 @@ def destroy(store: Store, container_id: str, warn: Callable[[str], None]) -> Non
     """After the container's end. Somebody else may have deleted it meanwhile."""
     try:
         with store.open(container_id) as container:
+            # The usual case: the first process was reaped, its groups are empty. `destroy` would look closer, at
+            # each in turn, and this is time the caller waits for the exit status. It writes the state first.
+            left = []
             for made in container.state.made:
                 if made.kind == "cgroup":
                     try:
-                        # The usual case, empty and without children; `destroy` looks closer, and at each in turn.
                         os.rmdir(made.path)
                     except OSError:
-                        continue
+                        left.append(made)
+                elif made.kind != "process" or ProcessId(pid=made.pid, start=made.start).alive:
+                    left.append(made)
+            container.state = container.state.replace(made=tuple(left))
             container.destroy()
     except ContainerNotFound:
         pass

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 TOP = Path(__file__).resolve().parent.parent
+BOX = f"box-{os.getpid()}"  # in cgroup names: two test runs at a time must not meet
 Config = dict[str, Any]
 Change = Callable[[Config], object]
 
@@ -95,18 +96,18 @@ class Box:
         )
 
     def run(self, *options: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-        return self.psb("run", "-b", str(self.bundle), *options, "box-1", **kwargs)
+        return self.psb("run", "-b", str(self.bundle), *options, BOX, **kwargs)
 
     def detached(self, *options: str) -> int:
         """`run -d`; the container must not hold a pipe of ours open."""
-        command = self.command("run", "-b", str(self.bundle), "-d", *options, "box-1")
+        command = self.command("run", "-b", str(self.bundle), "-d", *options, BOX)
         null = subprocess.DEVNULL
         return subprocess.run(command, stdin=null, stdout=null, env=self.env, timeout=60, check=False).returncode
 
     def runc(self) -> subprocess.CompletedProcess[str]:
         # The same id: it shows in cgroup paths.
         return subprocess.run(
-            ["runc", "--root", f"{self.root}-runc", "run", "-b", str(self.bundle), "box-1"],
+            ["runc", "--root", f"{self.root}-runc", "run", "-b", str(self.bundle), BOX],
             capture_output=True,
             text=True,
             check=False,
@@ -118,7 +119,7 @@ class Box:
         """No state, no cgroup, no mount."""
         names = [name for name in os.listdir(self.root) if not name.startswith("@")] if self.root.exists() else []
         assert [name for name in names if name != "traces"] == []
-        assert not list(Path("/sys/fs/cgroup").glob("*/box-1"))
+        assert not list(Path("/sys/fs/cgroup").glob("*/" + BOX))
         assert str(self.root) not in Path("/proc/self/mountinfo").read_text()
 
 
@@ -218,9 +219,7 @@ SAME_AS_RUNC: list[tuple[str, str | list[str], Change | None]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("script", "change"), [case[1:] for case in SAME_AS_RUNC], ids=[case[0] for case in SAME_AS_RUNC]
-)
+@pytest.mark.parametrize(("script", "change"), [case[1:] for case in SAME_AS_RUNC], ids=[case[0] for case in SAME_AS_RUNC])
 def test_same_as_runc(box: Box, script: str | list[str], change: Change | None) -> None:
     path = box.rootfs / "tmp/script"
     path.write_text("#!/bin/sh -e\necho $0 $1\n")
@@ -290,9 +289,7 @@ BAD: list[tuple[str, str | list[str], Change | None, str]] = [
 
 
 @pytest.mark.parametrize(("script", "change", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
-def test_bad_input_is_one_line_and_leaves_nothing(
-    box: Box, script: str | list[str], change: Change | None, message: str
-) -> None:
+def test_bad_input_is_one_line_and_leaves_nothing(box: Box, script: str | list[str], change: Change | None, message: str) -> None:
     (box.rootfs / "tmp/text").write_text("x")
     (box.rootfs / "tmp/exec-text").write_text("x")
     (box.rootfs / "tmp/exec-text").chmod(0o755)
@@ -303,7 +300,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert len(result.stderr.splitlines()) == 1
     assert re.search(message.replace("$", r"\$"), result.stderr), result.stderr
     box.nothing_left()
-    assert not (box.root / "traces/box-1").exists()
+    assert not (box.root / "traces" / BOX).exists()
 
 
 def test_missing_monitor_and_kvm(box: Box) -> None:
@@ -321,29 +318,27 @@ def test_detached_life(box: Box, tmp_path: Path) -> None:
     assert box.detached("--pid-file", str(pid_file)) == 0
     pid = pid_file.read_text()
     assert pid.isdigit()  # no newline: engines parse the whole file
-    state = json.loads(box.psb("state", "box-1").stdout)
-    assert (state["status"], state["pid"], state["id"]) == ("running", int(pid), "box-1")
-    assert "box-1" in box.psb("list", "-q").stdout
-    assert "container with id exists: box-1" in box.run().stderr
-    assert "not stopped: running" in box.psb("delete", "box-1").stderr
-    assert box.psb("kill", "box-1", "KILL").returncode == 0
-    wait_for(lambda: '"stopped"' in box.psb("state", "box-1").stdout, "the end")
-    assert "container not running" in box.psb("kill", "box-1", "9").stderr
-    assert box.psb("delete", "box-1").returncode == 0
-    missing = box.psb("delete", "box-1")
+    state = json.loads(box.psb("state", BOX).stdout)
+    assert (state["status"], state["pid"], state["id"]) == ("running", int(pid), BOX)
+    assert BOX in box.psb("list", "-q").stdout
+    assert f"container with id exists: {BOX}" in box.run().stderr
+    assert "not stopped: running" in box.psb("delete", BOX).stderr
+    assert box.psb("kill", BOX, "KILL").returncode == 0
+    wait_for(lambda: '"stopped"' in box.psb("state", BOX).stdout, "the end")
+    assert "container not running" in box.psb("kill", BOX, "9").stderr
+    assert box.psb("delete", BOX).returncode == 0
+    missing = box.psb("delete", BOX)
     assert (missing.returncode, "does not exist" in missing.stderr) == (1, True)
-    assert box.psb("delete", "--force", "box-1").returncode == 0
+    assert box.psb("delete", "--force", BOX).returncode == 0
     box.nothing_left()
 
 
 def start(box: Box) -> tuple[subprocess.Popen[str], int]:
     """A container in the foreground that has said `up`; the launcher and the container's host pid."""
-    launcher = subprocess.Popen(
-        box.command("run", "-b", str(box.bundle), "box-1"), stdout=subprocess.PIPE, text=True, env=box.env
-    )
+    launcher = subprocess.Popen(box.command("run", "-b", str(box.bundle), BOX), stdout=subprocess.PIPE, text=True, env=box.env)
     assert launcher.stdout is not None
     assert launcher.stdout.readline() == "up\n"
-    return launcher, int(json.loads(box.psb("state", "box-1").stdout)["pid"])
+    return launcher, int(json.loads(box.psb("state", BOX).stdout)["pid"])
 
 
 def test_signals_are_passed_on(box: Box) -> None:
@@ -361,7 +356,7 @@ def test_killed_launcher_takes_the_container_along(box: Box) -> None:
     launcher.kill()
     launcher.communicate(timeout=20)
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the container's end")
-    assert list(Path("/sys/fs/cgroup").glob("*/box-1"))  # left behind ...
+    assert list(Path("/sys/fs/cgroup").glob("*/" + BOX))  # left behind ...
     assert box.psb("list", "-q").stdout == ""  # ... until the next command
     box.nothing_left()
 
@@ -369,7 +364,7 @@ def test_killed_launcher_takes_the_container_along(box: Box) -> None:
 def test_killed_at_any_moment(box: Box) -> None:
     box.configure("sleep 100")
     for number in range(12):
-        launcher = subprocess.Popen(box.command("run", "-b", str(box.bundle), "box-1"), env=box.env)
+        launcher = subprocess.Popen(box.command("run", "-b", str(box.bundle), BOX), env=box.env)
         time.sleep(0.01 + number * 0.012)
         launcher.kill()
         launcher.wait()
@@ -398,7 +393,7 @@ def test_terminal_by_console_socket(box: Box, tmp_path: Path) -> None:
         pass  # EIO: the container has ended
     os.close(fds[0])
     assert text.decode().split("\r\n") == ["/dev/pts/0", "33 99", "crw--w----", ""]
-    box.psb("delete", "-f", "box-1")
+    box.psb("delete", "-f", BOX)
     box.nothing_left()
 
 
@@ -409,7 +404,7 @@ def test_terminal_in_the_foreground(box: Box) -> None:
     master, slave = pty.openpty()
     subprocess.run(["stty", "rows", "33", "cols", "99"], stdin=slave, check=True)
     launcher = subprocess.Popen(
-        box.command("run", "-b", str(box.bundle), "box-1"), stdin=slave, stdout=slave, stderr=slave, env=box.env
+        box.command("run", "-b", str(box.bundle), BOX), stdin=slave, stdout=slave, stderr=slave, env=box.env
     )
     text = b""
     while b"99\r\n" not in text:
@@ -441,7 +436,7 @@ def test_descriptors(box: Box) -> None:
         os.dup2(extra, 9)  # an engine's leak
 
     result = subprocess.run(
-        box.command("run", "-b", str(box.bundle), "--preserve-fds", "2", "box-1"),
+        box.command("run", "-b", str(box.bundle), "--preserve-fds", "2", BOX),
         input="from 0\n",
         stdout=subprocess.PIPE,
         text=True,
@@ -477,7 +472,7 @@ def test_trace_outlives_the_container(box: Box, tmp_path: Path) -> None:
     box.configure("true")
     for _ in range(2):
         assert box.run().returncode == 0
-    names = sorted(os.listdir(box.root / "traces/box-1"))
+    names = sorted(os.listdir(box.root / "traces" / BOX))
     assert len(names) == 2
     assert names[1] == "trace.psb"
     box.configure("true", lambda c: c.update(annotations={"dev.pysandbox.trace.dir": str(tmp_path / "elsewhere")}))
@@ -507,9 +502,7 @@ def test_links_in_the_image_lead_nowhere(box: Box, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (box.rootfs / "link").symlink_to("../" * 20 + str(outside).lstrip("/"))
-    box.configure(
-        "echo x > /link/sub/file; ls /", lambda c: c["mounts"].append({"destination": "/link/sub", "type": "tmpfs"})
-    )
+    box.configure("echo x > /link/sub/file; ls /", lambda c: c["mounts"].append({"destination": "/link/sub", "type": "tmpfs"}))
     assert box.run().returncode == 0
     assert os.listdir(outside) == []
     (box.rootfs / "proc").rmdir()
@@ -529,9 +522,7 @@ def test_do(box: Box, tmp_path: Path) -> None:
     )
     (work / "real").mkdir()
     result = subprocess.run(
-        box.command(
-            "do", "--rw", str(work / "real"), "--env", "ADDED=1", "--id", "do-1", "--", "/usr/bin/python3", "-c", script
-        ),
+        box.command("do", "--rw", str(work / "real"), "--env", "ADDED=1", "--id", "do-1", "--", "/usr/bin/python3", "-c", script),
         input="in",
         capture_output=True,
         text=True,
