@@ -2,8 +2,8 @@
 
 Source: OCI runtime specification, config-linux, "Seccomp"; seccomp(2). For what the specification leaves open, the
 behaviour of runc: conditions on the same argument are alternatives; rules equal to the default action are no rules;
-names that x86-64 does not have are left out; numbers above all named ones fail with ENOSYS, unless the default is to
-allow.
+names that x86-64 does not have are left out; in a profile that lists x86-64, numbers above all named ones fail with
+ENOSYS, unless the default is to allow.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EPERM = 1
 ENOSYS = 38
+ERRNO_END = 4095  # libseccomp takes smaller ones only; the kernel's MAX_ERRNO
 U64 = 0xFFFFFFFFFFFFFFFF
 
 ACTIONS = {
@@ -131,8 +132,14 @@ def make_table(seccomp: Seccomp | Mapping[str, Any], *, warnings: list[str] | No
             except Conflict:
                 raise ConfigError(f"contradicts an earlier rule for {name}", pointer=where) from None
     _fill(table, plain, trees)
-    if table.verdict not in _ALLOWING and last and (table.verdict, table.data) != (abi.VERDICT_ERRNO, ENOSYS):
+    if (
+        last
+        and "SCMP_ARCH_X86_64" in profile.architectures
+        and table.verdict not in _ALLOWING
+        and (table.verdict, table.data) != (abi.VERDICT_ERRNO, ENOSYS)
+    ):
         # A libc newer than the profile probes calls the profile's author never heard of: the probe must see ENOSYS.
+        # runc does so for the listed architectures only, although the filter covers the native one anyway.
         table.flags |= abi.POLICY_ENOSYS_ABOVE
         unknown: Outcome = (abi.VERDICT_ERRNO, ENOSYS, 0)
         for number in range(last + 1, abi.POLICY_NRS):
@@ -189,7 +196,10 @@ def _action(name: str, errno_ret: int | None, pointer: str) -> tuple[int, int]:
         raise ConfigError(f"unknown seccomp action {name!r}", pointer=pointer)
     if verdict not in _WITH_DATA:
         return verdict, 0
-    return verdict, EPERM if errno_ret is None else errno_ret & 0xFFFF
+    data = EPERM if errno_ret is None else errno_ret & 0xFFFF
+    if verdict == abi.VERDICT_ERRNO and data >= ERRNO_END:
+        raise ConfigError(f"errno {data} is not below {ERRNO_END}", pointer=pointer)
+    return verdict, data
 
 
 def _known(values: Sequence[str], known: frozenset[str], key: str, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pysandbox.oci.errors import UsageError
 from pysandbox.runtime import abi
-from pysandbox.runtime.policy.compiler import make_table
+from pysandbox.runtime.policy.compiler import ENOSYS, make_table
 from pysandbox.runtime.syscall_names import name_of, number_of
 
 TYPE_CHECKING = False
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pysandbox.oci.spec import Seccomp
-    from pysandbox.runtime.policy.precedence import Condition
+    from pysandbox.runtime.policy.precedence import Condition, Outcome
 
 VERDICTS = (
     "allow",
@@ -35,6 +35,8 @@ _OPERATORS = {
     abi.CMP_GE: ">=",
     abi.CMP_GT: ">",
 }
+_X32_BIT = 0x40000000
+_NO_CALL = 0xFFFFFFFF  # what a tracer writes to skip a call; it has the x32 bit by accident
 
 
 def explain(
@@ -48,15 +50,13 @@ def explain(
     number = number_of(name)
     if number is None and name.isdecimal():
         number = int(name)
-    if number is None:
+    if number is None or number > 0xFFFFFFFF:
         raise UsageError(f"unknown system call {name!r}")
     out: dict[str, object] = {"name": name_of(number) or name, "nr": number}
     if profile is None:
         return {**out, "verdict": "allow", "rule": None}
     table = make_table(profile)
-    listed = table.calls.get(number, [])
-    if number >= abi.POLICY_NRS and table.flags & abi.POLICY_ENOSYS_ABOVE:
-        listed = [([], (abi.VERDICT_ERRNO, 38, 0))]
+    listed = _outside(table.flags, number) if number >= abi.POLICY_NRS else table.calls.get(number, [])
     default = (table.verdict, table.data, 0)
     if args is not None:
         if len(args) > 6:
@@ -73,6 +73,15 @@ def explain(
     if not listed or listed[-1][0]:
         outcomes.append({"when": "otherwise" if listed else "always", **_outcome(default)})
     return {**out, "outcomes": outcomes}
+
+
+def _outside(flags: int, number: int) -> list[tuple[list[Condition], Outcome]]:
+    """What is said of a number that the table has no entry for, as `policy_decide` in runtime/monitor/policy.c."""
+    if number & _X32_BIT and number != _NO_CALL and flags & abi.POLICY_KILL_X32:
+        return [([], (abi.VERDICT_KILL_THREAD, 0, 0))]
+    if flags & abi.POLICY_ENOSYS_ABOVE:
+        return [([], (abi.VERDICT_ERRNO, ENOSYS, 0))]
+    return []
 
 
 def holds(condition: Condition, args: Sequence[int]) -> bool:
