@@ -36,7 +36,7 @@ $(STAMP)/venv: hack/requirements.lock | $(STAMP)/system-build
 	@mkdir -p $(@D)
 	@echo 'making .venv'
 	@test -x $(PYTHON) || /usr/bin/python3 -m venv $(VENV)
-	@$(PYTHON) -m pip install --quiet --requirement hack/requirements.lock
+	@$(PYTHON) -m pip install --quiet --use-pep517 --requirement hack/requirements.lock
 	@touch $@
 
 $(STAMP)/install: $(STAMP)/venv $(STAMP)/sources $(SOURCES) $(BUILD_FILES)
