@@ -161,6 +161,7 @@ def show_trace(bundle: Path) -> list[dict[str, Any]]:
 def compile_program(target: Path, source: str, *flags: str) -> Path:
     """A static program from tests/programs, for any root file system."""
     options = ["-std=gnu11", "-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror", *flags]
-    done = subprocess.run(["gcc", *options, "-o", target, PROGRAMS / source], capture_output=True, text=True, check=False)
+    command: list[str | Path] = ["gcc", *options, "-o", target, PROGRAMS / source]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return target
