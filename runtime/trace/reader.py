@@ -1,0 +1,381 @@
+"""Reading a trace file: bytes that claim to be a trace become events, in order.
+
+The file may be written to by live monitors, come from another machine, or be made up. So it is read, never mapped (a
+file that shrinks must not kill the reader), every number in it is checked before it is used, and what is wrong with it is
+collected in `problems` while the rest is still shown.
+
+Two passes: the first learns what later records say of earlier calls (results that came after their chunk was left, program
+starts), the second yields events. Neither holds more than one chunk of each process in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from struct import Struct
+
+from pysandbox.oci.errors import Error, host_reason
+from pysandbox.runtime import abi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXECVE, EXECVEAT = 59, 322
+MAX_CHUNK = 16 << 20
+MAX_PROBLEMS = 1000
+_SETTING_UP = 1 << 63
+_RECORD = Struct("<IBBBBQQIIII6QqQQ")
+_ITEM = Struct("<BBHI")
+_CHUNK = Struct("<IIQIIQQQ16s")
+
+
+class TraceError(Error):
+    """The file is no trace, or it cannot be read."""
+
+
+class Item:
+    """A payload item: what an argument pointed to. `arg` is None when it belongs to none; `data` may be cut."""
+
+    __slots__ = ("arg", "data", "full_len", "kind")
+
+    def __init__(self, kind: int, arg: int | None, data: bytes, full_len: int) -> None:
+        self.kind, self.arg, self.data, self.full_len = kind, arg, data, full_len
+
+
+class Event:
+    """One record, with what other records say about it. Addresses and arguments are unsigned."""
+
+    __slots__ = (
+        "args",
+        "comm",
+        "done",
+        "door",
+        "host_pid",
+        "items",
+        "kind",
+        "noreturn",
+        "nr",
+        "object",
+        "pid",
+        "ret",
+        "rule",
+        "seq",
+        "site",
+        "start_time",
+        "tid",
+        "time_ns",
+        "tsc",
+        "tsc_end",
+        "verdict",
+    )
+    kind: int
+    seq: int
+    tsc: int
+    tsc_end: int
+    time_ns: int | None  # since the epoch; None: the file's clock is not known
+    pid: int
+    tid: int
+    host_pid: int
+    start_time: int
+    comm: str
+    nr: int
+    args: tuple[int, ...]
+    items: list[Item]
+    ret: int
+    done: bool
+    noreturn: bool
+    verdict: int
+    rule: int
+    door: int
+    site: int
+    object: tuple[str, int] | None  # file and offset of `site`
+
+    def item(self, arg: int) -> Item | None:
+        for item in self.items:
+            if item.arg == arg:
+                return item
+        return None
+
+
+class Chunk:
+    """A chunk's header, checked."""
+
+    __slots__ = ("comm", "first_seq", "host_pid", "index", "ordinal", "pid", "start_time", "state", "used")
+
+    def __init__(self, index: int, values: tuple[int, ...], comm: bytes) -> None:
+        self.index = index
+        _magic, self.state, self.ordinal, self.host_pid, self.pid, self.first_seq, self.used, self.start_time = values
+        self.comm = text_of(comm.split(b"\0", 1)[0])
+
+
+class Trace:
+    """An open trace file. Iterate `events()`; afterwards `problems` says what was wrong with it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.problems: list[str] = []
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise TraceError(f"open {path}: {host_reason(error.errno)}", errno=error.errno) from None
+        try:
+            self.header = self._read_header()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Trace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _pread(self, size: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._fd, size, offset)
+        except OSError as error:
+            raise TraceError(f"read {self.path}: {host_reason(error.errno)}", errno=error.errno) from None
+
+    def _read_header(self) -> abi.TraceHeader:
+        raw = self._pread(abi.TraceHeader.SIZE, 0)
+        if len(raw) < abi.TraceHeader.SIZE:
+            raise TraceError(f"{self.path}: too short for a trace")
+        header = abi.TraceHeader.unpack(raw)
+        if header.magic != abi.TRACE_MAGIC:
+            raise TraceError(f"{self.path}: not a trace")
+        if header.version != abi.ABI_VERSION:
+            raise TraceError(f"{self.path}: trace version {header.version}, this program reads {abi.ABI_VERSION}")
+        if header.chunk_size % 4096 or not 4096 <= header.chunk_size <= MAX_CHUNK:
+            raise TraceError(f"{self.path}: damaged header: chunk size {header.chunk_size}")
+        return header
+
+    def problem(self, text: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(text)
+
+    @property
+    def container_id(self) -> str:
+        return text_of(self.header.id.split(b"\0", 1)[0])
+
+    @property
+    def lost(self) -> int:
+        """Records that a full ring could not take."""
+        return self.header.lost
+
+    def refresh(self) -> None:
+        """Look at the header again: the clock, `lost` and the number of chunks of a live trace move on."""
+        self.header = self._read_header()
+
+    # --- clock
+
+    def time_ns(self, tsc: int) -> int | None:
+        """Nanoseconds since the epoch of a TSC value."""
+        h = self.header
+        if not h.tsc0:
+            return None
+        if h.tsc_khz:
+            return h.realtime0_ns + (tsc - h.tsc0) * 1000000 // h.tsc_khz
+        if h.realtime1_ns > h.realtime0_ns and h.tsc1 > h.tsc0:
+            return h.realtime0_ns + (tsc - h.tsc0) * (h.realtime1_ns - h.realtime0_ns) // (h.tsc1 - h.tsc0)
+        return None
+
+    # --- chunks
+
+    def chunks(self) -> list[Chunk]:
+        """Headers of all chunks with records, in the order of allocation."""
+        size = self.header.chunk_size
+        try:
+            length = os.fstat(self._fd).st_size
+        except OSError as error:
+            raise TraceError(f"stat {self.path}: {host_reason(error.errno)}", errno=error.errno) from None
+        found = []
+        # What the header says counts only as far as the file reaches.
+        for index in range(min(self.header.nchunks, max(0, length - abi.TRACE_HEADER_SIZE) // size)):
+            chunk = self._chunk(index)
+            if chunk is not None:
+                found.append(chunk)
+        found.sort(key=lambda chunk: chunk.ordinal)
+        return found
+
+    def _chunk(self, index: int) -> Chunk | None:
+        size = self.header.chunk_size
+        raw = self._pread(_CHUNK.size, abi.TRACE_HEADER_SIZE + index * size)
+        if len(raw) < _CHUNK.size:
+            return None
+        *values, comm = _CHUNK.unpack(raw)
+        magic, state, ordinal, _host, _pid, _first, used, _start = values
+        if not ordinal or ordinal & _SETTING_UP or state == abi.CHUNK_FREE:
+            return None  # never used, or being set up
+        if magic != abi.CHUNK_MAGIC or state > abi.CHUNK_CLOSED or used > size - _CHUNK.size or used % 8:
+            self.problem(f"chunk {index}: damaged header")
+            return None
+        return Chunk(index, tuple(values), comm)
+
+    def content(self, chunk: Chunk) -> bytes | None:
+        """The chunk's records; None when it was recycled meanwhile."""
+        at = abi.TRACE_HEADER_SIZE + chunk.index * self.header.chunk_size
+        raw = self._pread(chunk.used, at + _CHUNK.size)
+        again = self._pread(_CHUNK.size, at)
+        if len(raw) < chunk.used or len(again) < _CHUNK.size:
+            self.problem(f"chunk {chunk.index}: the file ends in it")
+            return None
+        if _CHUNK.unpack(again)[2] != chunk.ordinal:
+            return None
+        return raw
+
+    def records(self, chunk: Chunk) -> Iterator[tuple[int, tuple[int, ...], bytes]]:
+        """(offset, fields, chunk bytes) of each record, up to the first damaged one."""
+        raw = self.content(chunk)
+        if raw is None:
+            return
+        at = 0
+        while at < len(raw):
+            if len(raw) - at < _RECORD.size:
+                self.problem(f"chunk {chunk.index}: damaged record at {at}")
+                return
+            fields = _RECORD.unpack_from(raw, at)
+            size = fields[0]
+            if size < _RECORD.size or size % 8 or size > len(raw) - at:
+                self.problem(f"chunk {chunk.index}: damaged record at {at}")
+                return
+            yield at, fields, raw
+            at += size
+
+    # --- events
+
+    def events(self) -> Iterator[Event]:
+        """All events of all processes by time; those of one process in the order of `seq`."""
+        from heapq import merge
+
+        processes: dict[tuple[int, int], list[Chunk]] = {}
+        for chunk in self.chunks():
+            processes.setdefault((chunk.pid, chunk.start_time), []).append(chunk)
+        later = _Later()
+        for key, chunks in processes.items():
+            for chunk in chunks:
+                for _at, fields, _raw in self.records(chunk):
+                    later.learn(key, fields)
+        streams = [self._process(chunks, later) for chunks in processes.values()]
+        objects = _Objects()
+        for event in merge(*streams, key=lambda event: event.tsc):
+            event.object = objects.follow(event)
+            yield event
+
+    def _process(self, chunks: list[Chunk], later: _Later) -> Iterator[Event]:
+        comm = chunks[0].comm
+        expected = -1
+        key = (chunks[0].pid, chunks[0].start_time)
+        for chunk in chunks:
+            if comm != chunk.comm and expected < 0:
+                comm = chunk.comm
+            for at, fields, raw in self.records(chunk):
+                kind, seq = fields[1], fields[5]
+                if kind == abi.REC_RET:
+                    if (key, seq) in later.orphans:  # its call was recycled: the result is all there is
+                        later.orphans.discard((key, seq))
+                        yield self._event(chunk, fields, raw, at, comm)
+                    continue
+                if seq != expected and expected >= 0:
+                    self.problem(f"process {chunk.pid}: records {expected} to {seq - 1} are missing")
+                expected = seq + 1
+                event = self._event(chunk, fields, raw, at, comm)
+                if not event.done:
+                    result = later.results.get((key, seq))
+                    if result is not None:
+                        event.ret, event.tsc_end = result
+                        event.done = True
+                if kind == abi.REC_EXEC and event.items:
+                    comm = text_of(event.items[0].data.rsplit(b"/", 1)[-1][:15])
+                    event.comm = comm
+                yield event
+
+    def _event(self, chunk: Chunk, fields: tuple[int, ...], raw: bytes, at: int, comm: str) -> Event:
+        e = Event()
+        size, e.kind, e.verdict, e.door, flags, e.seq, e.tsc, e.tid, e.nr, e.rule = fields[:10]
+        e.args = fields[11:17]
+        e.ret, e.site, e.tsc_end = fields[17:20]
+        e.done, e.noreturn = bool(flags & abi.REC_DONE), bool(flags & abi.REC_NORETURN)
+        e.pid, e.host_pid, e.start_time, e.comm = chunk.pid, chunk.host_pid, chunk.start_time, comm
+        e.time_ns = self.time_ns(e.tsc)
+        e.object = None
+        e.items = []
+        place, end = at + _RECORD.size, at + size
+        while end - place >= _ITEM.size:
+            kind, arg, length, full_len = _ITEM.unpack_from(raw, place)
+            place += _ITEM.size
+            if length > end - place:
+                self.problem(f"chunk {chunk.index}: damaged payload at {at}")
+                break
+            e.items.append(Item(kind, arg if arg < 6 else None, raw[place : place + length], full_len))
+            place += (length + 7) & ~7
+        return e
+
+
+class _Later:
+    """What is known of calls from records behind them: (process, seq) -> (result, tsc)."""
+
+    def __init__(self) -> None:
+        self.results: dict[tuple[tuple[int, int], int], tuple[int, int]] = {}
+        self.orphans: set[tuple[tuple[int, int], int]] = set()
+        self._first: dict[tuple[int, int], int] = {}
+        self._exec: dict[tuple[int, int], int] = {}
+
+    def learn(self, process: tuple[int, int], fields: tuple[int, ...]) -> None:
+        kind, flags, seq, nr = fields[1], fields[4], fields[5], fields[8]
+        if kind == abi.REC_RET:
+            self.results[process, seq] = fields[17], fields[19]
+            if seq < self._first.get(process, seq + 1):
+                self.orphans.add((process, seq))
+            return
+        self._first.setdefault(process, seq)
+        if kind == abi.REC_CALL and nr in (EXECVE, EXECVEAT) and not flags & abi.REC_DONE:
+            self._exec[process] = seq
+        elif kind == abi.REC_EXEC and process in self._exec:
+            # The call itself cannot say that it succeeded: its program is gone.
+            self.results[process, self._exec.pop(process)] = 0, fields[6]
+
+
+class _Objects:
+    """Executable mappings of each process, to tell the file that a call came from."""
+
+    def __init__(self) -> None:
+        # pid -> [seq, start, end, file offset, path], newest last
+        self._maps: dict[int, list[tuple[int, int, int, int, str]]] = {}
+        self._exec: dict[int, int] = {}
+
+    def follow(self, event: Event) -> tuple[str, int] | None:
+        pid = event.pid
+        if event.kind == abi.REC_MAP and event.items:
+            start, length, offset = event.args[:3]
+            maps = self._maps.setdefault(pid, [])
+            if len(maps) >= 4096:
+                del maps[:2048]
+            maps.append((event.seq, start, start + length, offset, text_of(event.items[0].data)))
+        elif event.kind == abi.REC_FORK:
+            # As seen from the child: seq -1, so that its own execve forgets them.
+            self._maps[pid] = [(-1, *entry[1:]) for entry in self._maps.get(event.args[0], [])]
+            self._exec.pop(pid, None)
+        elif event.kind == abi.REC_EXEC:
+            began = self._exec.pop(pid, -1)
+            self._maps[pid] = [entry for entry in self._maps.get(pid, []) if entry[0] > began]
+        elif event.kind == abi.REC_CALL:
+            if event.nr in (EXECVE, EXECVEAT):
+                self._exec[pid] = event.seq
+            if event.site:
+                for _seq, start, end, offset, path in reversed(self._maps.get(pid, ())):
+                    if start <= event.site < end:
+                        return path, event.site - start + offset
+        return None
+
+
+def text_of(raw: bytes) -> str:
+    """Bytes of a program's choosing, as text that does not break a line: no control characters, UTF-8 kept."""
+    text = raw.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
