@@ -132,9 +132,7 @@ def plan(spec: Spec, container_id: str) -> Cgroup:
         base = mount if wanted.startswith("/") else os.path.normpath(os.path.join(mount, layout.own[controller]))
         paths[controller] = os.path.join(base, path)
     if layout.hybrid:
-        base = (
-            layout.hybrid if wanted.startswith("/") else os.path.normpath(os.path.join(layout.hybrid, layout.own[""]))
-        )
+        base = layout.hybrid if wanted.startswith("/") else os.path.normpath(os.path.join(layout.hybrid, layout.own[""]))
         paths["unified"] = os.path.join(base, path)
     return Cgroup(paths=paths)
 
@@ -184,11 +182,11 @@ def _delegate(parent: str) -> None:
             continue  # a group with processes of its own cannot; a limit that needs it fails later, by name
 
 
-def join(cgroup: Cgroup) -> None:
-    """Moves the calling process."""
+def join(cgroup: Cgroup, pid: int) -> None:
+    """Moves a process. The first write waits for other processors (a grace period, some 10 ms), without using any."""
     for path in directories(cgroup):
         try:
-            _write(path, "cgroup.procs", "0")
+            _write(path, "cgroup.procs", str(pid))
         except OSError as error:
             raise from_os_error(f"join cgroup {path}", error) from None
 
@@ -342,9 +340,7 @@ def _apply_v1(paths: dict[str, str], resources: Resources) -> None:
             ("write_iops", block.throttle_write_iops_device),
         ):
             for device in devices:
-                _set(
-                    paths.get("blkio"), f"blkio.throttle.{name}_device", f"{device.major}:{device.minor} {device.rate}"
-                )
+                _set(paths.get("blkio"), f"blkio.throttle.{name}_device", f"{device.major}:{device.minor} {device.rate}")
     for page in resources.hugepage_limits:
         _set(paths.get("hugetlb"), f"hugetlb.{page.page_size}.limit_in_bytes", page.limit)
     if resources.network is not None:

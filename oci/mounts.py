@@ -17,6 +17,8 @@ from pysandbox.runtime import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pysandbox.oci.cgroups import Cgroup
     from pysandbox.oci.spec import Mount, Spec
 
@@ -135,13 +137,16 @@ def parse_options(options: tuple[str, ...]) -> Options:
     )
 
 
-def mount_all(root: int, spec: Spec, bundle: str, cgroup: Cgroup | None) -> None:
-    """Makes all mounts of config.json in order. `bundle`: what relative bind sources are relative to.
+def mount_all(root: int, spec: Spec, bundle: str, cgroup: Cgroup | None, joined: Callable[[], None]) -> None:
+    """Makes all mounts of config.json in order. `bundle`: what relative bind sources are relative to. `joined` is
+    called before a mount that depends on the caller's cgroup: it returns when the caller is in it.
 
     Raises `ResourceError` naming the destination.
     """
     for mount in spec.mounts:
         options = parse_options(mount.options)
+        if mount.type in ("cgroup", "cgroup2"):
+            joined()
         try:
             _mount_one(root, mount, options, spec, bundle, cgroup)
         except OSError as error:
@@ -249,9 +254,7 @@ def _tmpfs(root: int, mount: Mount, options: Options) -> None:
     data = list(options.data)
     kept_mode = -1  # as runc: a directory that exists keeps its permissions, unless config.json says otherwise
     try:
-        target = native.openat2(
-            root, mount.destination.lstrip("/") or ".", os.O_PATH | os.O_DIRECTORY, 0, native.RESOLVE_IN_ROOT
-        )
+        target = native.openat2(root, mount.destination.lstrip("/") or ".", os.O_PATH | os.O_DIRECTORY, 0, native.RESOLVE_IN_ROOT)
         if not any(option.startswith("mode=") for option in data):
             kept_mode = stat.S_IMODE(os.fstat(target).st_mode)
     except FileNotFoundError:
@@ -290,9 +293,7 @@ def _bind(root: int, mount: Mount, options: Options, bundle: str) -> None:
         else:
             target = rootfs.ensure_file(root, mount.destination)
         try:
-            if not (
-                native.statfs_type(tree) == native.PROC_SUPER_MAGIC and os.path.normpath(mount.destination) == "/proc"
-            ):
+            if not (native.statfs_type(tree) == native.PROC_SUPER_MAGIC and os.path.normpath(mount.destination) == "/proc"):
                 _check_target(target, mount)
             native.move_mount(tree, target)
         finally:

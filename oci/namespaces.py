@@ -69,9 +69,7 @@ def open_namespaces(spec: Spec) -> Namespaces:
             found = 0
         if found != flag:
             os.close(fd)
-            raise ConfigError(
-                f"{ns.path} is not a namespace of type {ns.type}", pointer=f"/linux/namespaces/{number}/path"
-            )
+            raise ConfigError(f"{ns.path} is not a namespace of type {ns.type}", pointer=f"/linux/namespaces/{number}/path")
         join[ns.type] = fd
     return Namespaces(new=frozenset(new), join=join)
 
@@ -120,10 +118,7 @@ def _write_time_offsets(spec: Spec) -> None:
 
 
 def enter(namespaces: Namespaces) -> None:
-    """Joins and makes all but the pid and time namespaces, in the calling process.
-
-    A cgroup namespace is rooted where the caller is: the process must be in its cgroup by now.
-    """
+    """Joins and makes all but the pid, time and new cgroup namespaces, in the calling process."""
     for kind, fd in sorted(namespaces.join.items(), key=lambda item: list(KINDS).index(item[0])):
         if kind in _FOR_CHILDREN:
             continue
@@ -133,7 +128,7 @@ def enter(namespaces: Namespaces) -> None:
             raise from_os_error(f"join {kind} namespace", error) from None
     flags = 0
     for kind in namespaces.new:
-        if kind not in _FOR_CHILDREN:
+        if kind not in _FOR_CHILDREN and kind != "cgroup":
             flags |= KINDS[kind][0]
     if flags:
         try:
@@ -142,6 +137,15 @@ def enter(namespaces: Namespaces) -> None:
             raise from_os_error(f"unshare namespaces ({', '.join(sorted(namespaces.new))})", error) from None
     if "network" in namespaces.new:
         raise_loopback()
+
+
+def enter_cgroup(namespaces: Namespaces) -> None:
+    """Makes the cgroup namespace, if one is to be made. It is rooted where the caller is: in its groups by now."""
+    if "cgroup" in namespaces.new:
+        try:
+            native.unshare(native.CLONE_NEWCGROUP)
+        except OSError as error:
+            raise from_os_error("unshare cgroup namespace", error) from None
 
 
 def raise_loopback() -> None:

@@ -94,7 +94,8 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     running = launch_wait.Running(pid, plan, signals, planner[0] if planner else None)
     try:
         container.set_init(pid)
-        _follow(ours, running, plan, warn)
+        joiner = Joiner(plan, pid, ours)
+        _follow(ours, running, plan, joiner, warn)
         if options.pid_file:
             _write_pid_file(options.pid_file, pid)
         if not options.detach:
@@ -108,6 +109,40 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     return running
 
 
+class Joiner:
+    """Moves the container process into its cgroups, in a thread: the kernel makes the writer wait for all processors,
+    and meanwhile the process can build its root and the launcher can plan."""
+
+    def __init__(self, plan: LaunchPlan, pid: int, channel: Channel) -> None:
+        from _thread import allocate_lock, start_new_thread
+
+        self._arguments = plan.cgroup, pid, channel
+        self.error: Error | None = None
+        self._ended = allocate_lock()
+        self._ended.acquire()
+        start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        groups, pid, channel = self._arguments
+        try:
+            cgroups.join(groups, pid)
+            channel.send(launch_channel.JOINED)
+        except Error as error:
+            # The process waits for the message: it must go first, then the channel ends and `finish` is called.
+            self.error = error
+            os.kill(pid, 9)
+        except OSError:
+            pass  # the process has failed by itself, and says why
+        finally:
+            self._ended.release()
+
+    def finish(self) -> None:
+        """Waits for the thread; raises what it met. The launcher forks again later, with one thread only."""
+        self._ended.acquire()
+        if self.error is not None:
+            raise self.error
+
+
 def _planner_pair() -> tuple[int, int]:
     from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socketpair
 
@@ -115,7 +150,9 @@ def _planner_pair() -> tuple[int, int]:
     return one.detach(), other.detach()
 
 
-def _follow(channel: Channel, running: launch_wait.Running, plan: LaunchPlan, warn: Callable[[str], None]) -> None:
+def _follow(
+    channel: Channel, running: launch_wait.Running, plan: LaunchPlan, joiner: Joiner, warn: Callable[[str], None]
+) -> None:
     """The child's messages until its exec. Raises the error it sends."""
     # Imported while the child is busy with its root.
     from pysandbox.runtime.rewriter import plans as _  # noqa: F401
@@ -139,6 +176,7 @@ def _follow(channel: Channel, running: launch_wait.Running, plan: LaunchPlan, wa
             ready = True
         elif kind == launch_channel.ERROR:
             raise launch_channel.error_from(text)
+    joiner.finish()
     if not ready:
         raise LaunchError("the container process was killed before its program could start (out of memory?)")
 

@@ -1,7 +1,7 @@
 """The container process, from the fork to the exec of the monitor. It runs in the launcher's image and reports
 through the channel; every step is one of `pysandbox.oci`'s modules, and the order is the point of this file.
 
-1. host side: session, cgroup, OOM score (needs the host's /proc and /sys)
+1. host side: session, OOM score (needs the host's /proc); the launcher moves the process into its cgroups meanwhile
 2. namespaces
 3. the root: mounts, devices, terminal; the launcher gets its descriptor and plans the program's text meanwhile
 4. pivot, then everything that narrows rights, then the program is looked up with the rights it will have
@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pysandbox.oci import cgroups, devices, mounts, namespaces, process, rootfs
+from pysandbox.oci import devices, mounts, namespaces, process, rootfs
 from pysandbox.oci.errors import Error, LaunchError, from_os_error
 from pysandbox.runtime import abi, launch_channel, launch_console, launch_program, launch_vault, native
 
@@ -58,7 +58,7 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -
     tie_to_launcher(channel)
     reset_signals()
     os.setsid()
-    cgroups.join(plan.cgroup)
+    inbox = Inbox(channel, plan)
     warning = process.set_oom_score(spec.process.oom_score_adj)
     if warning:
         channel.send(launch_channel.WARNING, warning)
@@ -68,7 +68,7 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -
 
     terminal: int | None = None
     if "mount" in plan.namespaces.new:
-        root = build_root(plan)
+        root = build_root(plan, inbox)
         proc = own_proc()
         if spec.process.terminal:
             terminal = launch_console.open_terminal(root, spec.process, channel)
@@ -100,10 +100,8 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -
     if not options.no_new_keyring:
         join_keyring(options.id)
 
-    message = channel.receive()
-    if message is None or message[0] != launch_channel.PLANS:
-        os._exit(1)  # the launcher died, or gave up
-    index, store = message[2] or (None, None)
+    inbox.joined()
+    index, store = inbox.plans()
     vault = launch_vault.make_vault(_roles(plan, proc, index, store, planner))
 
     process.set_scheduling(spec.process)
@@ -180,7 +178,39 @@ def set_names(plan: LaunchPlan) -> None:
             raise from_os_error("setdomainname", error, LaunchError) from None
 
 
-def build_root(plan: LaunchPlan) -> int:
+class Inbox:
+    """What the launcher tells, in whatever order it comes."""
+
+    def __init__(self, channel: Channel, plan: LaunchPlan) -> None:
+        self._channel = channel
+        self._namespaces = plan.namespaces
+        self._kinds: set[str] = set()
+        self._plans: list[int] = []
+        self._entered = False
+
+    def _wait(self, kind: str) -> None:
+        while kind not in self._kinds:
+            message = self._channel.receive()
+            if message is None:
+                os._exit(1)  # the launcher died, or gave up
+            self._kinds.add(message[0])
+            self._plans += message[2]
+
+    def joined(self) -> None:
+        """Waits until this process is in its cgroups; its cgroup namespace begins there."""
+        self._wait(launch_channel.JOINED)
+        if not self._entered:
+            self._entered = True
+            namespaces.enter_cgroup(self._namespaces)
+
+    def plans(self) -> tuple[int | None, int | None]:
+        """Descriptors of plan index and plan store, None where there are no plans."""
+        self._wait(launch_channel.PLANS)
+        index, store = self._plans or (None, None)
+        return index, store
+
+
+def build_root(plan: LaunchPlan, inbox: Inbox) -> int:
     """The container's root with all its mounts and devices, not yet entered; O_PATH descriptor."""
     spec, place = plan.spec, plan.rootfs
     if plan.options.overlay is not None:
@@ -189,7 +219,7 @@ def build_root(plan: LaunchPlan) -> int:
         launch_overlay.mount_overlay(plan.options.overlay)
         place = launch_overlay.root_of(plan.options.overlay)
     root = rootfs.prepare_root(spec, place)
-    mounts.mount_all(root, spec, plan.bundle, plan.cgroup)
+    mounts.mount_all(root, spec, plan.bundle, plan.cgroup, inbox.joined)
     if devices.needs_dev(spec):
         devices.make_devices(root, spec)
     return root
@@ -228,9 +258,7 @@ def own_proc() -> int:
     has none.
     """
     try:
-        return native.detached_mount(
-            "proc", {}, native.MOUNT_ATTR_NOSUID | native.MOUNT_ATTR_NODEV | native.MOUNT_ATTR_NOEXEC
-        )
+        return native.detached_mount("proc", {}, native.MOUNT_ATTR_NOSUID | native.MOUNT_ATTR_NODEV | native.MOUNT_ATTR_NOEXEC)
     except OSError as error:
         raise from_os_error("mount the monitor's procfs", error, LaunchError) from None
 
