@@ -52,9 +52,7 @@ def mount_overlay(overlay: Overlay) -> None:
         native.mount(None, "/", None, native.MS_SLAVE | native.MS_REC)
         below = host_mounts(overlay.lower)
         # Taken before there is a scratch mount: they must not show it.
-        writable = [
-            native.open_tree(-100, place, native.OPEN_TREE_CLONE | native.AT_RECURSIVE) for place in overlay.writable
-        ]
+        writable = [native.open_tree(-100, place, native.OPEN_TREE_CLONE | native.AT_RECURSIVE) for place in overlay.writable]
         native.mount("pysandbox", scratch, "tmpfs", native.MS_NOSUID | native.MS_NODEV, "mode=700")
         merged = root_of(overlay)
         _mount_layer(scratch, 0, overlay.lower, merged)
@@ -123,13 +121,7 @@ def host_mounts(root: str) -> list[tuple[str, bool]]:
     with open("/proc/self/mountinfo") as lines:
         for line in lines:
             left, _, right = line.partition(" - ")
-            place = (
-                left.split(" ")[4]
-                .replace("\\040", " ")
-                .replace("\\011", "\t")
-                .replace("\\012", "\n")
-                .replace("\\134", "\\")
-            )
+            place = left.split(" ")[4].replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
             kind = right.split(" ", 1)[0]
             inside = place.startswith(root.rstrip("/") + "/") and place != "/"
             hidden = any(place == top or place.startswith(top + "/") for top in _HIDDEN)

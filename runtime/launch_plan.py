@@ -117,9 +117,7 @@ def check(spec: Spec, options: Options) -> None:
     if options.console_socket and not (spec.process.terminal and options.detach):
         raise LaunchError("cannot use console socket if pysandbox will not detach or allocate tty")
     if spec.linux.namespace("mount") is None:
-        raise UnsupportedError(
-            "a container without a mount namespace is not supported (config.json: /linux/namespaces)"
-        )
+        raise UnsupportedError("a container without a mount namespace is not supported (config.json: /linux/namespaces)")
     if spec.linux.net_devices:
         raise UnsupportedError("linux.netDevices is not supported")
     process.check_supported(spec)
@@ -149,8 +147,7 @@ def open_kvm() -> int:
         fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         raise LaunchError(
-            "/dev/kvm does not exist: load the kvm-intel or kvm-amd module, "
-            "or enable (nested) virtualization for this host"
+            "/dev/kvm does not exist: load the kvm-intel or kvm-amd module, or enable (nested) virtualization for this host"
         ) from None
     except PermissionError:
         raise LaunchError("/dev/kvm is refused (permission denied): run as root or join the kvm group") from None

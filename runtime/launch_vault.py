@@ -76,9 +76,7 @@ def make_vault(roles: dict[int, int]) -> int:
     return reader.detach()
 
 
-def start_record(
-    *, path: str, execfn: str, fds: list[int], dispatch: int, trace: int, pin: int, stack_limit: int
-) -> int:
+def start_record(*, path: str, execfn: str, fds: list[int], dispatch: int, trace: int, pin: int, stack_limit: int) -> int:
     """Memfd with the struct psb_start of a container's first program."""
     strings = os.fsencode(path) + b"\0" + os.fsencode(execfn) + b"\0"
     path_off = abi.Start.SIZE

@@ -78,9 +78,7 @@ class Running:
             if self.proxy:
                 self.proxy.close()
             self._finish()
-        return (
-            os.waitstatus_to_exitcode(self._status) if os.WIFEXITED(self._status) else 128 + os.WTERMSIG(self._status)
-        )
+        return os.waitstatus_to_exitcode(self._status) if os.WIFEXITED(self._status) else 128 + os.WTERMSIG(self._status)
 
     def leave(self) -> None:
         """Detached: the container goes on without the launcher."""
