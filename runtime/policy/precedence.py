@@ -10,8 +10,8 @@ then the larger value (for "less" the smaller), then the earlier rule.
 
 libseccomp's optimisations go wrong for some rare mixtures of conditions on several arguments or with "less" and
 "greater": a rule is lost, or one decides whose conditions do not hold. That is not copied: here a verdict always comes
-from a rule that matches. tests/test_policy_libseccomp.py holds both to that, and the decisions to be equal where both
-keep it.
+from a rule that matches. tests/test_policy_libseccomp.py holds us to that, and to libseccomp's decisions for every
+profile that its filter does not contradict.
 """
 
 from __future__ import annotations
