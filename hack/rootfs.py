@@ -58,7 +58,8 @@ class Failure(Exception):
 
 def run(*command: str | Path, env: dict[str, str] | None = None) -> None:
     """Runs a command quietly; its output is shown, at the end, only when it fails."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, check=False)
+    null, pipe, with_stdout = subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT
+    done = subprocess.run(command, stdin=null, stdout=pipe, stderr=with_stdout, env=env, check=False)
     if done.returncode != 0:
         tail = b"\n".join(done.stdout.splitlines()[-25:]).decode(errors="replace")
         raise Failure(f"{tail}\n{Path(command[0]).name} failed with status {done.returncode}")

@@ -65,7 +65,7 @@ def load_machine() -> ModuleType:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--svm", action="store_true", help="run the tests marked kvm in the emulated machine even if /dev/kvm exists")
+    parser.addoption("--svm", action="store_true", help="run the tests marked kvm in the emulated machine in any case")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -98,7 +98,7 @@ def run_forwarded(config: pytest.Config) -> dict[str, list[pytest.TestReport]]:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     with tempfile.TemporaryDirectory(prefix="svm-", dir=TOP / "build") as share:
         output = Path(share) / "reports"
-        command = ["env", f"{REPORTS}={output}", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:warnings"]
+        command = ["env", f"{REPORTS}={output}", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         command += [f"--rootdir={config.rootpath}", *(item.nodeid for item in config.stash[forwarded])]
         if terminal is not None:
             terminal.ensure_newline()

@@ -1,4 +1,4 @@
-"""Benchmarks side by side with the other runtimes on this machine: `make bench`, or run.py [--rounds N] [--quick] [--subject COMMAND].
+"""Benchmarks side by side with the other runtimes on this machine: `make bench`, or run.py --help.
 
 The same bundles (Debian root file system, an allow-list seccomp profile, private namespaces) run alternately under
 pysandbox, with its default trace, and under runc, crun and runsc as far as they are installed and work here. Every figure is the
@@ -269,8 +269,7 @@ def prepare() -> None:
     if not ROOTFS.is_dir():
         raise Failure(f"{ROOTFS} is missing: make rootfs")
     (WORK / "bin").mkdir(parents=True, exist_ok=True)
-    command: list[str | Path] = ["gcc", "-O2", "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", WORK / "bin" / "micro", HERE / "micro.c"]
-    subprocess.run(command, check=True)
+    subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", WORK / "bin/micro", HERE / "micro.c"], check=True)
 
 
 def main(argv: list[str]) -> int:

@@ -5,8 +5,8 @@
 QEMU (TCG, no hardware help) boots Debian's own kernel package with kvm-amd. Inside, the root file system is this
 machine's, at the same paths, read-only below a private writable layer in memory: the command sees the same
 repository, virtual environment and root file systems, and what it writes is gone afterwards. Only the directory given
-by --share is written through. Standard output and error arrive here; the exit status is the command's, or 125 when the machine itself
-failed. About twenty times slower than hardware; what it proves is correctness on SVM with nested paging.
+by --share is written through. Standard output and error arrive here; the exit status is the command's, or 125 when
+the machine itself failed. About twenty times slower than hardware; what it proves is correctness on SVM with nested paging.
 
 Needs root, and the packages of `hack/system-packages svm`; the kernel package is downloaded and unpacked below
 build/svm, not installed.
