@@ -232,3 +232,8 @@ def sched_setattr(
 def attach_device_filter(cgroup_fd: int, instructions: bytes) -> None:
     """Attaches a BPF device program (8-byte instructions) to a version 2 cgroup, beside those already there."""
     _check(_lib.psb_device_filter(cgroup_fd, instructions, len(instructions) // 8))
+
+
+def rdtsc() -> int:
+    """The time stamp counter of the CPU we are on."""
+    return int(_lib.psb_rdtsc())

@@ -42,6 +42,7 @@ long psb_ioprio_set(int ioclass, int priority);
 long psb_sched_setattr(unsigned int policy, unsigned long long flags, int nice, unsigned int priority,
                        unsigned long long runtime, unsigned long long deadline, unsigned long long period);
 long psb_device_filter(int cgroup_fd, const void *insns, unsigned int count);
+unsigned long long psb_rdtsc(void);
 """
 
 SOURCE = r"""
@@ -175,6 +176,7 @@ static long psb_device_filter(int cgroup_fd, const void *insns, unsigned int cou
 	close((int)prog);
 	return ret;
 }
+static unsigned long long psb_rdtsc(void) { return __builtin_ia32_rdtsc(); }
 """
 
 

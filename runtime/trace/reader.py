@@ -11,6 +11,8 @@ starts), the second yields events. Neither holds more than one chunk of each pro
 from __future__ import annotations
 
 import os
+import sys
+from errno import ENXIO
 from struct import Struct
 
 from pysandbox.oci.errors import Error, host_reason
@@ -114,6 +116,8 @@ class Trace:
     def __init__(self, path: str) -> None:
         self.path = path
         self.problems: list[str] = []
+        self._noted: set[str] = set()
+        self._rate: tuple[int, int] | None = None
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -155,7 +159,9 @@ class Trace:
         return header
 
     def problem(self, text: str) -> None:
-        if len(self.problems) < MAX_PROBLEMS:
+        """Each is noted once, though a damaged place is passed twice."""
+        if len(self.problems) < MAX_PROBLEMS and text not in self._noted:
+            self._noted.add(text)
             self.problems.append(text)
 
     @property
@@ -170,19 +176,27 @@ class Trace:
     def refresh(self) -> None:
         """Look at the header again: the clock, `lost` and the number of chunks of a live trace move on."""
         self.header = self._read_header()
+        self._rate = None
 
     # --- clock
 
     def time_ns(self, tsc: int) -> int | None:
         """Nanoseconds since the epoch of a TSC value."""
+        if self._rate is None:
+            self._rate = self._clock_rate()
+        ns, ticks = self._rate
+        return self.header.realtime0_ns + (tsc - self.header.tsc0) * ns // ticks if ticks else None
+
+    def _clock_rate(self) -> tuple[int, int]:
+        """(nanoseconds, TSC ticks) that went by together; (0, 0): not known."""
         h = self.header
         if not h.tsc0:
-            return None
+            return 0, 0
         if h.tsc_khz:
-            return h.realtime0_ns + (tsc - h.tsc0) * 1000000 // h.tsc_khz
+            return 1000000, h.tsc_khz
         if h.realtime1_ns > h.realtime0_ns and h.tsc1 > h.tsc0:
-            return h.realtime0_ns + (tsc - h.tsc0) * (h.realtime1_ns - h.realtime0_ns) // (h.tsc1 - h.tsc0)
-        return None
+            return h.realtime1_ns - h.realtime0_ns, h.tsc1 - h.tsc0
+        return _rate_since(h.tsc0, h.realtime0_ns)
 
     # --- chunks
 
@@ -195,12 +209,27 @@ class Trace:
             raise TraceError(f"stat {self.path}: {host_reason(error.errno)}", errno=error.errno) from None
         found = []
         # What the header says counts only as far as the file reaches.
-        for index in range(min(self.header.nchunks, max(0, length - abi.TRACE_HEADER_SIZE) // size)):
+        count = min(self.header.nchunks, max(0, length - abi.TRACE_HEADER_SIZE) // size)
+        index = 0
+        while index < count:
             chunk = self._chunk(index)
             if chunk is not None:
                 found.append(chunk)
+            index = self._after(index) if chunk is None else index + 1
         found.sort(key=lambda chunk: chunk.ordinal)
         return found
+
+    def _after(self, index: int) -> int:
+        """The next chunk to look at behind an unused one. Holes are left out, or a file that claims to be of terabytes
+        would keep the reader busy for hours."""
+        size = self.header.chunk_size
+        try:
+            data = os.lseek(self._fd, abi.TRACE_HEADER_SIZE + (index + 1) * size, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == ENXIO:  # nothing but a hole follows
+                return sys.maxsize
+            return index + 1  # the file system cannot tell
+        return max(index + 1, (data - abi.TRACE_HEADER_SIZE) // size)
 
     def _chunk(self, index: int) -> Chunk | None:
         size = self.header.chunk_size
@@ -231,8 +260,9 @@ class Trace:
     def records(self, chunk: Chunk) -> Iterator[tuple[int, tuple[int, ...], bytes]]:
         """(offset, fields, chunk bytes) of each record, up to the first damaged one."""
         raw = self.content(chunk)
-        if raw is None:
-            return
+        return iter(()) if raw is None else self._records(chunk, raw)
+
+    def _records(self, chunk: Chunk, raw: bytes) -> Iterator[tuple[int, tuple[int, ...], bytes]]:
         at = 0
         while at < len(raw):
             if len(raw) - at < _RECORD.size:
@@ -250,8 +280,6 @@ class Trace:
 
     def events(self) -> Iterator[Event]:
         """All events of all processes by time; those of one process in the order of `seq`."""
-        from heapq import merge
-
         processes: dict[tuple[int, int], list[Chunk]] = {}
         for chunk in self.chunks():
             processes.setdefault((chunk.pid, chunk.start_time), []).append(chunk)
@@ -260,28 +288,32 @@ class Trace:
             for chunk in chunks:
                 for _at, fields, _raw in self.records(chunk):
                     later.learn(key, fields)
-        streams = [self._process(chunks, later) for chunks in processes.values()]
         objects = _Objects()
-        for event in merge(*streams, key=lambda event: event.tsc):
+        for event in _by_time([(chunks[0].start_time, self._process(chunks, later)) for chunks in processes.values()]):
             event.object = objects.follow(event)
             yield event
 
     def _process(self, chunks: list[Chunk], later: _Later) -> Iterator[Event]:
-        comm = chunks[0].comm
+        comm = ""
         expected = -1
         key = (chunks[0].pid, chunks[0].start_time)
         for chunk in chunks:
-            if comm != chunk.comm and expected < 0:
-                comm = chunk.comm
-            for at, fields, raw in self.records(chunk):
+            comm = chunk.comm or comm
+            content = self.content(chunk)
+            if content is None:
+                expected = -1  # recycled while we read: what is missing now is no gap of the trace
+                continue
+            for at, fields, raw in self._records(chunk, content):
                 kind, seq = fields[1], fields[5]
                 if kind == abi.REC_RET:
                     if (key, seq) in later.orphans:  # its call was recycled: the result is all there is
                         later.orphans.discard((key, seq))
                         yield self._event(chunk, fields, raw, at, comm)
                     continue
-                if seq != expected and expected >= 0:
+                if seq > expected >= 0:
                     self.problem(f"process {chunk.pid}: records {expected} to {seq - 1} are missing")
+                elif seq < expected:
+                    self.problem(f"process {chunk.pid}: record {seq} follows record {expected - 1}")
                 expected = seq + 1
                 event = self._event(chunk, fields, raw, at, comm)
                 if not event.done:
@@ -314,6 +346,42 @@ class Trace:
             e.items.append(Item(kind, arg if arg < 6 else None, raw[place : place + length], full_len))
             place += (length + 7) & ~7
         return e
+
+
+def _by_time(streams: list[tuple[int, Iterator[Event]]]) -> Iterator[Event]:
+    """Merges streams of events by TSC. Each comes with a time that none of its events precedes and is not begun before
+    that: the thousands of processes of a long trace are not all in memory at once."""
+    from heapq import heapify, heappop, heapreplace
+
+    # The number keeps ties in order and the comparison from reaching what cannot be compared.
+    heap: list[tuple[int, int, Iterator[Event], Event | None]] = [
+        (start, number, stream, None) for number, (start, stream) in enumerate(streams)
+    ]
+    heapify(heap)
+    while heap:
+        _tsc, number, stream, event = heap[0]
+        if event is not None:
+            yield event
+        following = next(stream, None)
+        if following is None:
+            heappop(heap)
+        else:
+            heapreplace(heap, (following.tsc, number, stream, following))
+
+
+def _rate_since(tsc0: int, realtime0_ns: int) -> tuple[int, int]:
+    """A container whose first process still fills its first chunk has left one pair of clock readings; this moment is the
+    second one, if the trace began on this machine and since it started. What cannot be is (0, 0)."""
+    from time import clock_gettime_ns, time_ns
+
+    from pysandbox.runtime.native import rdtsc
+
+    tsc, now = rdtsc(), time_ns()
+    boot = now - clock_gettime_ns(7)  # CLOCK_BOOTTIME
+    ns, ticks = now - realtime0_ns, tsc - tsc0
+    if realtime0_ns < boot or ns <= 0 or not ns // 4 <= ticks <= ns * 8:  # 250 MHz to 8 GHz
+        return 0, 0
+    return ns, ticks
 
 
 class _Later:
