@@ -12,6 +12,6 @@ ARGUMENTS = Arguments(usage="show|stats TARGET [options]", passed_on=True)
 
 
 def main(call: Call) -> int:
-    from pysandbox.runtime.trace import cli
+    from pysandbox.runtime.trace.cli import main as trace_main
 
-    return cli.main(call.arguments, call.root)
+    return trace_main(call.arguments, call.root)
