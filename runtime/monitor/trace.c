@@ -17,7 +17,8 @@
 #define RING_MAX_CHUNKS 4096u
 #define RING_BACKOFF 64        /* lost records between two searches for a chunk */
 #define FULL_GROWTH 64u        /* chunks */
-#define CHUNK_MIN 8192u
+#define CHUNK_MIN (WINDOW_BYTES / TRACE_WINDOW_CHUNKS)
+#define HOT_TICKS (1ull << 27) /* some 50 ms */
 #define CHUNK_MAX (4u << 20)
 
 #define PROT_RW 3
@@ -38,6 +39,33 @@ static bool swap64(uint64_t *p, uint64_t seen, uint64_t new)
 static bool swap32(uint32_t *p, uint32_t seen, uint32_t new)
 {
 	return __atomic_compare_exchange_n(p, &seen, new, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+/* Held for some 20 ns, or for the microseconds of a change of chunk. A holder that was preempted needs the CPU; one of lower
+ * real-time priority gets it only when the waiter sleeps. */
+static void acquire(struct tracer *tr)
+{
+	for (int round = 0;; round++) {
+		if (likely(!atomic_exchange_explicit(&tr->lock, 1, memory_order_acquire)))
+			return;
+		for (int spin = 0; spin < 200; spin++) {
+			if (!atomic_load_explicit(&tr->lock, memory_order_relaxed))
+				break;
+			__builtin_ia32_pause();
+		}
+		if (!atomic_load_explicit(&tr->lock, memory_order_relaxed))
+			continue;
+		const int64_t pause[2] = {0, 50000};
+		if (round < 20)
+			host_call(__NR_sched_yield);
+		else
+			host_call(__NR_nanosleep, pause, NULL);
+	}
+}
+
+static void release(struct tracer *tr)
+{
+	atomic_store_explicit(&tr->lock, 0, memory_order_release);
 }
 
 static uint64_t realtime_ns(void)
@@ -71,6 +99,7 @@ static long map_window(struct tracer *tr, uint32_t index, int fd)
 	tr->window = (uint8_t *)p;
 	tr->window_first = first;
 	tr->window_count = count;
+	memset(tr->touched, 0, sizeof tr->touched);
 	return 0;
 }
 
@@ -130,8 +159,13 @@ static void set_up(struct tracer *tr, struct psb_trace_chunk *c, uint32_t index,
 	tr->ordinal = ordinal;
 	tr->index = index;
 	tr->used = 0;
-	/* One call in place of a fault for each page; kernels without it fault. */
-	host_call(__NR_madvise, c, tr->chunk_size, MADV_POPULATE_WRITE_);
+	tr->claimed_at = rdtsc();
+	uint32_t place = index - tr->window_first;
+	if (!(tr->touched[place / 64] >> place % 64 & 1)) {
+		tr->touched[place / 64] |= 1ull << place % 64;
+		/* One call in place of a fault for each page; kernels without it fault. */
+		host_call(__NR_madvise, c, tr->chunk_size, MADV_POPULATE_WRITE_);
+	}
 }
 
 static bool try_claim(struct tracer *tr, uint32_t index, uint64_t ordinal, uint32_t nchunks)
@@ -220,8 +254,12 @@ static void leave_chunk(struct tracer *tr)
 	tr->chunk = NULL;
 	tr->ordinal = 0;
 	STORE(&c->state, PSB_CHUNK_CLOSED);
-	/* Drops this process's page-table entries, not the data: the trace does not count as its memory. */
-	host_call(__NR_madvise, c, tr->chunk_size, MADV_DONTNEED_);
+	/* The trace should not count as this process's memory, so its page-table entries are dropped (never the data). Not
+	 * while it fills chunks fast: it will be back at this one soon, and faults would be half of the cost of a record. */
+	if (rdtsc() - tr->claimed_at > HOT_TICKS) {
+		host_call(__NR_madvise, tr->window, (uint64_t)tr->window_count * tr->chunk_size, MADV_DONTNEED_);
+		memset(tr->touched, 0, sizeof tr->touched);
+	}
 }
 
 static long next_chunk(struct tracer *tr)
@@ -377,7 +415,7 @@ long trace_write(struct tracer *tr, const struct trace_event *ev, struct trace_r
 	for (uint32_t i = 0; i < nitems; i++)
 		size += (uint32_t)(sizeof(struct psb_trace_item) + ROUND_UP(item_len(tr, &ev->items[i]), 8));
 	long why = 0;
-	lock_acquire(&tr->lock);
+	acquire(tr);
 	struct psb_trace_record *rec = reserve(tr, size, &why);
 	if (unlikely(!rec)) {
 		if (tr->mode == PSB_TRACE_RING) {
@@ -385,7 +423,7 @@ long trace_write(struct tracer *tr, const struct trace_event *ev, struct trace_r
 			tr->seq++; /* a reader sees that something is missing, and where */
 			why = 0;
 		}
-		lock_release(&tr->lock);
+		release(tr);
 		return why == -EAGAIN ? -ENOSPC : why;
 	}
 	uint64_t now = rdtsc();
@@ -412,7 +450,7 @@ long trace_write(struct tracer *tr, const struct trace_event *ev, struct trace_r
 					  ev->nr,      ev->tid, tr->pid};
 	tr->seq++;
 	publish(tr, size);
-	lock_release(&tr->lock);
+	release(tr);
 	return 0;
 }
 
@@ -446,7 +484,7 @@ void trace_end(struct tracer *tr, struct trace_ref *ref, int64_t ret)
 		return;
 	if (likely(ref->pid == tr->pid)) {
 		uint64_t now = rdtsc();
-		lock_acquire(&tr->lock);
+		acquire(tr);
 		if (likely(is_current(tr, ref))) {
 			struct psb_trace_record *rec = record_of(tr, ref);
 			rec->ret = ret;
@@ -455,7 +493,7 @@ void trace_end(struct tracer *tr, struct trace_ref *ref, int64_t ret)
 		} else {
 			write_completion(tr, ref, ret, now);
 		}
-		lock_release(&tr->lock);
+		release(tr);
 	}
 	ref->ordinal = 0;
 }
@@ -464,27 +502,27 @@ void trace_noreturn(struct tracer *tr, const struct trace_ref *ref)
 {
 	if (!ref->ordinal || !tr->header || ref->pid != tr->pid)
 		return;
-	lock_acquire(&tr->lock);
+	acquire(tr);
 	if (is_current(tr, ref))
 		STORE(&record_of(tr, ref)->flags, PSB_REC_NORETURN);
-	lock_release(&tr->lock);
+	release(tr);
 }
 
 /* --- the life of a process ----------------------------------------------------------------------- */
 
 void tracer_lock(struct tracer *tr)
 {
-	lock_acquire(&tr->lock);
+	acquire(tr);
 }
 
 void tracer_unlock(struct tracer *tr)
 {
-	lock_release(&tr->lock);
+	release(tr);
 }
 
 void tracer_init_child(struct tracer *tr)
 {
-	tr->lock = (struct lock){0};
+	tr->lock = 0;
 	tr->chunk = NULL;
 	tr->ordinal = 0;
 	tr->used = 0;
@@ -497,18 +535,18 @@ void tracer_init_child(struct tracer *tr)
 
 void trace_exec_save(struct tracer *tr, struct psb_start *start)
 {
-	lock_acquire(&tr->lock);
+	acquire(tr);
 	start->seq = tr->seq;
 	start->trace_chunk = tr->chunk ? tr->index : CHUNK_NONE;
-	lock_release(&tr->lock);
+	release(tr);
 }
 
 void trace_close(struct tracer *tr)
 {
 	if (!tr->header)
 		return;
-	lock_acquire(&tr->lock);
+	acquire(tr);
 	leave_chunk(tr);
 	tr->header = NULL;
-	lock_release(&tr->lock);
+	release(tr);
 }

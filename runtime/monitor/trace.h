@@ -15,6 +15,7 @@
 
 #define TRACE_PATH_MAX 4096  /* bytes of one payload item that are kept */
 #define TRACE_ITEMS_MAX 6
+#define TRACE_WINDOW_CHUNKS 2048u /* chunks mapped at a time, at most */
 
 /* A new descriptor of the trace file (the caller closes it), or -errno. Asked for when the file has to grow or another
  * part of it must be mapped; the descriptor must not be reachable by the guest meanwhile. */
@@ -55,7 +56,7 @@ struct trace_event {
 
 /* One per guest process. All zero: tracing is off, and every function is a cheap no-op. */
 struct tracer {
-	struct lock lock;
+	_Atomic uint32_t lock;            /* a plain spin lock: releasing it costs no locked instruction */
 	uint32_t mode;                    /* PSB_TRACE_*; meaningful while header is set */
 	struct psb_trace_header *header;  /* NULL: off */
 	struct psb_trace_chunk *chunk;    /* current, NULL: none */
@@ -65,6 +66,8 @@ struct tracer {
 	uint64_t seq;                     /* of the next record */
 	uint8_t *window;                  /* mapped part of the file: chunks [window_first, +window_count) */
 	uint32_t window_first, window_count;
+	uint64_t touched[TRACE_WINDOW_CHUNKS / 64]; /* chunks of the window whose pages this process has mapped */
+	uint64_t claimed_at;              /* TSC */
 	uint32_t index;                   /* of the current chunk in the file */
 	uint32_t chunk_size;
 	uint32_t pid, host_pid;
