@@ -86,7 +86,7 @@ def test_denied_call_in_the_trace(tmp_path: Path, busybox_rootfs: Path, dispatch
     (killed,) = by_name["swapoff"]
     assert killed["verdict"].startswith("kill")
     assert killed["rule"] is not None
-    assert all(record["rule"] is None for record in by_name["getpid"] + by_name["write"] if record["verdict"] == "allow")
+    assert all(record["rule"] is None for record in by_name["write"] + by_name["access"])
 
 
 def run_raw(where: Path, rootfs: Path, dispatch: str, seccomp: dict[str, Any] | None = None) -> Path:
@@ -135,6 +135,18 @@ def test_policy_holds_for_code_made_at_run_time(tmp_path: Path, busybox_rootfs: 
     assert result.stdout.count(b": 1 1 -18 -38 -14\n") == 3
 
 
+@pytest.mark.xfail(strict=True, reason="the verdict is recorded before the path is looked at: allow, with EACCES")
+def test_refused_memory_file_in_the_trace(tmp_path: Path, busybox_rootfs: Path) -> None:
+    """What the sandbox's own rules refuse is marked so, though no rule of the policy did it."""
+    command = ["/bin/sh", "-c", "echo before; cat /proc/self/mem /proc/thread-self/mem; exit 0"]
+    bundle = make_bundle(tmp_path / "refused", busybox_rootfs, command)
+    result = run_bundle(pysandbox(), bundle)
+    assert (result.status, result.stdout) == (0, b"before\n"), result
+    opened = [record for record in show_trace(bundle) if str(record["decoded"].get("path", "")).endswith("/mem")]
+    assert len(opened) == 2
+    assert [(record["verdict"], record["errno"]) for record in opened] == [("refused", "EACCES")] * 2
+
+
 def test_memory_files_cannot_be_opened(tmp_path: Path, busybox_rootfs: Path) -> None:
     """Under runc (nearly) every spelling opens the memory file, so the spellings are good; here none does."""
     where = tmp_path / "built"
@@ -145,7 +157,8 @@ def test_memory_files_cannot_be_opened(tmp_path: Path, busybox_rootfs: Path) -> 
     reference = run_bundle(runc(), bundle)
     assert reference.status == 0, reference
     expected = reference.stdout.decode().splitlines()
-    assert sum(line.startswith("open ") for line in expected) >= 40, reference
+    unopened = [line for line in expected if not line.startswith("open ")]
+    assert unopened == ["refused empty path ENOENT"], reference
     result = run_bundle(pysandbox(), bundle)
     assert result.status == 0, result
     lines = result.stdout.decode().splitlines()

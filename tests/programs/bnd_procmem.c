@@ -15,7 +15,10 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { RACE_TIME = 1000 }; /* milliseconds */
 
 static volatile uint64_t secret = 0x5eed5eed12345678;
 
@@ -50,7 +53,7 @@ static void path(const char *format, ...)
 }
 
 static atomic_int stop;
-static char moving[64]; /* the path itself changes while it is being opened */
+static volatile char moving[64]; /* the path itself changes while it is being opened */
 
 static void *flip_links(void *unused)
 {
@@ -63,13 +66,26 @@ static void *flip_links(void *unused)
 	return unused;
 }
 
+static void write_path(const char *text)
+{
+	for (int i = 0; i < 15; i++)
+		moving[i] = text[i];
+}
+
 static void *flip_text(void *unused)
 {
 	while (!stop) {
-		memcpy(moving, "/tmp/harmless\0", 15);
-		memcpy(moving, "/proc/self/mem", 15);
+		write_path("/tmp/harmless\0");
+		write_path("/proc/self/mem");
 	}
 	return unused;
+}
+
+static int64_t now(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000 + time.tv_nsec / 1000000;
 }
 
 static void race(const char *how, void *(*other)(void *), const char *name)
@@ -78,7 +94,7 @@ static void race(const char *how, void *(*other)(void *), const char *name)
 	stop = 0;
 	pthread_create(&thread, NULL, other, NULL);
 	int opened = 0;
-	for (int i = 0; i < 3000 && !opened; i++) {
+	for (int64_t end = now() + RACE_TIME; now() < end && !opened;) {
 		int fd = open(name, O_RDONLY);
 		opened = fd >= 0 && reads_memory(fd);
 		if (fd >= 0)
@@ -151,7 +167,7 @@ int main(void)
 	path("second");
 	path("selfdir/mem");
 	path("/tmp/relative");
-	path("root/root/proc/self/mem");
+	path("root/proc/self/mem");
 	path("/proc/self/cwd/direct");
 	if (linkat(AT_FDCWD, "/proc/self/mem", AT_FDCWD, "hard", 0) == 0)
 		path("hard");
@@ -185,8 +201,8 @@ int main(void)
 	if (file == NULL || fclose(file) != 0)
 		perror("harmless");
 	symlink("/proc/self/mem", "flip");
-	strcpy(moving, "/tmp/harmless");
+	write_path("/tmp/harmless\0");
 	race("link race", flip_links, "/tmp/flip");
-	race("path race", flip_text, moving);
+	race("path race", flip_text, (const char *)moving);
 	return 0;
 }
