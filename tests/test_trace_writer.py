@@ -307,7 +307,7 @@ def test_threads(tmp_path: Path, mode: str) -> None:
 
 def _writer(path: str) -> None:
     tracer = Tracer(path, os.getpid())  # a real one, or the others would take its chunks
-    tracer.threads(2, 30000)
+    tracer.threads(2, 400_000)
     tracer.close()
 
 
@@ -337,6 +337,7 @@ def test_a_live_reader_never_sees_a_torn_record(tmp_path: Path) -> None:
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
+    assert reads > 2
     assert seen > 1000
     assert {event.pid for event in events(path, problems=True)} <= {writer.pid for writer in writers}
 
