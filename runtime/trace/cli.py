@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 
-from pysandbox.oci.errors import Error, UsageError
+from pysandbox.oci.errors import Error, StateError, UsageError, from_os_error
 from pysandbox.runtime import abi
 
 TYPE_CHECKING = False
@@ -88,19 +89,43 @@ class _Options:
 
 def resolve(target: str, root: str) -> str:
     """The trace file that TARGET means: a container id below `root`, or a path. `Error` when there is none."""
-    if "/" not in target and target not in ("", ".", ".."):
-        for place in (os.path.join(root, "traces", target, NAME),):
-            if os.path.exists(place):
+    import errno
+
+    if "/" not in target and "\0" not in target and target not in ("", ".", ".."):
+        for directory in (os.path.join(root, "traces", target), _annotated_directory(root, target)):
+            place = os.path.join(directory, NAME)
+            if directory and _exists(place):
                 return place
     if os.path.isdir(target):
         return os.path.join(target, NAME)
     if os.path.exists(target):
         return target
     if "/" in target:
-        import errno
-
         raise Error(f"trace {target}: no such file or directory", errno=errno.ENOENT)
-    raise Error(f"no trace of container {target!r}: it never ran with a trace, or the trace was let go")
+    raise Error(
+        f"no trace of container {target!r}: it never ran with a trace, or the trace was let go", errno=errno.ENOENT
+    )
+
+
+def _exists(path: str) -> bool:
+    """Unlike `os.path.exists`, does not take a directory that we may not look into for an empty one."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise from_os_error(f"trace {path}", error, Error) from None
+    return True
+
+
+def _annotated_directory(root: str, container_id: str) -> str:
+    """Where a container that still has a state was told to write its trace, "" if nowhere in particular."""
+    from pysandbox.oci.state import Store
+
+    try:
+        return Store(root).load(container_id).annotations.get("dev.pysandbox.trace.dir", "")
+    except (StateError, UsageError):
+        return ""  # no such container, which leaves it to the caller to say what there is
 
 
 def show(options: _Options, trace: Trace, out: TextIO) -> None:
@@ -140,6 +165,9 @@ def main(argv: Sequence[str], root: str) -> int:
     options = _Options(argv)
     from pysandbox.runtime.trace.reader import Trace
 
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Names of files come in any language, terminals do not.
+        sys.stdout.reconfigure(errors="backslashreplace")
     with Trace(resolve(options.target, root)) as trace:
         try:
             VERBS[options.verb](options, trace, sys.stdout)

@@ -31,6 +31,8 @@ _ADDRESS_RESULT = frozenset(["mmap", "mremap", "brk", "shmat"])
 # Not in errno(3): what a system call returns inside the kernel and never to a program.
 _INTERNAL = {512: "ERESTARTSYS", 513: "ERESTARTNOINTR", 514: "ERESTARTNOHAND", 516: "ERESTART_RESTARTBLOCK"}
 
+_FAULTS = (4, 5, 7, 8, 11)  # SIGILL SIGTRAP SIGBUS SIGFPE SIGSEGV: si_addr says where
+
 _signatures: dict[str, list[str]] = {}
 
 
@@ -256,6 +258,10 @@ def _item_value(item: Item) -> Any:
     return text_of(item.data)
 
 
+def _handler(address: int) -> str:
+    return {0: "SIG_DFL", 1: "SIG_IGN"}.get(address) or hex(address)
+
+
 def _other_decoded(event: Event) -> dict[str, Any]:
     path = text_of(event.items[0].data) if event.items else None
     a = event.args
@@ -264,7 +270,10 @@ def _other_decoded(event: Event) -> dict[str, Any]:
     if event.kind == abi.REC_EXEC:
         return {"path": path, "entry": hex(a[0])}
     if event.kind == abi.REC_SIGNAL:
-        return {"signal": flags.SIGNAL.name(a[0]), "code": signed(a[1]), "address": hex(a[2]), "handler": hex(a[3])}
+        code = signed(a[1])
+        fault = code > 0 and a[0] in _FAULTS
+        cause: dict[str, Any] = {"address": hex(a[2])} if fault else {"sender": signed(a[2])}
+        return {"signal": flags.SIGNAL.name(a[0]), "code": code, **cause, "handler": _handler(a[3])}
     if event.kind == abi.REC_EXIT:
         status = a[0] & 0xFFFF
         if status & 0x7F:
@@ -322,7 +331,8 @@ def as_text(event: Event) -> str:
 def _other_text(event: Event) -> str:
     known = _other_decoded(event)
     if event.kind == abi.REC_SIGNAL:
-        return f"--- {known['signal']} {{si_code={known['code']}, si_addr={known['address']}}} ---"
+        cause = f"si_addr={known['address']}" if "address" in known else f"si_pid={known['sender']}"
+        return f"--- {known['signal']} {{si_code={known['code']}, {cause}}} ---"
     if event.kind == abi.REC_EXIT:
         if "signal" in known:
             return f"+++ killed by {known['signal']} +++"
