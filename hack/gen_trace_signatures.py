@@ -50,7 +50,7 @@ def generate(text: str) -> str:
     lines = []
     for match in re.finditer(r"^ROW\(\d+, (\w+), \w+, \w+, [^,\n]+?((?:, [A-Z_0-9]+(?:\([^)]*\))?)*)\)", text, re.M):
         name, rest = match.groups()
-        types = re.findall(r", ([A-Z_0-9]+)", rest)
+        types = re.findall(r", ([A-Z_0-9]+)", re.sub(r"\([^)]*\)", "", rest))
         lines.append(" ".join([name, *(KINDS.get(kind, "p") for kind in types)]))
     count = len(re.findall(r"^ROW\(\d", text, re.M))
     if len(lines) != count:

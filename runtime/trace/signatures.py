@@ -11,7 +11,7 @@ close d
 stat path p
 fstat fd p
 lstat path p
-poll p p x d
+poll p x d
 lseek fd d d
 mmap p u x x fd d
 mprotect p u x
@@ -69,7 +69,7 @@ wait4 d p x p
 kill d sig
 uname p
 semget d d x
-semop d p p x
+semop d p x
 semctl d d d x
 shmdt p
 msgget d x
@@ -118,8 +118,8 @@ getpgrp
 setsid
 setreuid x x
 setregid x x
-getgroups d p p
-setgroups d p p
+getgroups d p
+setgroups d p
 setresuid x x x
 getresuid p p p
 setresgid x x x
@@ -187,7 +187,7 @@ sched_getaffinity d x p
 epoll_create d
 getdents64 fd p x
 set_tid_address p
-semtimedop d p p x p
+semtimedop d p x p
 fadvise64 fd d u d
 timer_create d p p
 timer_settime d d p p
@@ -199,7 +199,7 @@ clock_gettime d p
 clock_getres d p
 clock_nanosleep d d p p
 exit_group d
-epoll_wait fd p p d d
+epoll_wait fd p d d
 epoll_ctl fd d fd p
 tgkill d d sig
 utimes path p
@@ -232,7 +232,7 @@ readlinkat atfd path p d
 fchmodat atfd path mode
 faccessat atfd path mode
 pselect6 d p p p p p
-ppoll p p x p p u
+ppoll p x p p u
 unshare x
 set_robust_list p u
 get_robust_list d p p
@@ -241,7 +241,7 @@ tee fd fd u x
 sync_file_range fd d d x
 vmsplice fd p u x
 utimensat atfd path p x
-epoll_pwait fd p p d d p u
+epoll_pwait fd p d d p u
 signalfd fd p u
 timerfd_create d x
 eventfd x
@@ -258,12 +258,12 @@ inotify_init1 x
 preadv fd p u x x
 pwritev fd p u x x
 rt_tgsigqueueinfo d d sig p
-recvmmsg fd p p x x p
+recvmmsg fd p x x p
 prlimit64 d x p p
 name_to_handle_at atfd path p p x
 clock_adjtime d p
 syncfs fd
-sendmmsg fd p p x x
+sendmmsg fd p x x
 getcpu p p p
 sched_setattr d p x
 sched_getattr d p x x
@@ -284,8 +284,8 @@ clone3 p u
 close_range x x x
 openat2 atfd path p u
 faccessat2 atfd path mode x
-epoll_pwait2 fd p p d p p u
-futex_waitv p p x x p d
+epoll_pwait2 fd p d p p u
+futex_waitv p x x p d
 cachestat fd p p x
 fchmodat2 atfd path mode x
 futex_wake p x d x
