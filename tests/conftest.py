@@ -23,7 +23,7 @@ TOP = Path(__file__).resolve().parent.parent
 INSIDE = "PSB_SVM"  # set by the emulated machine
 REPORTS = "PSB_TEST_REPORTS"  # set by us, for the pytest inside: file for serialised reports
 KVM_GET_API_VERSION = 0xAE00  # linux/kvm.h
-EMULATED_TIMEOUT = 1200.0  # seconds for all tests marked kvm, machine included
+EMULATED_TIMEOUT = {"test": 1000.0, "portability": 7200.0}  # seconds for all tests marked kvm, machine included
 
 forwarded = pytest.StashKey[list[pytest.Item]]()
 received = pytest.StashKey[dict[str, list[pytest.TestReport]]]()
@@ -82,10 +82,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
         elif item.get_closest_marker("kvm") and kvm is not None:
-            if emulation is None:
-                config.stash[forwarded].append(item)
-            else:
+            if emulation is not None:
                 item.add_marker(pytest.mark.skip(reason=f"needs KVM ({kvm}), and {emulation}"))
+            elif item.get_closest_marker("slow") and not config.getoption("--svm"):
+                item.add_marker(pytest.mark.skip(reason=f"too slow for the emulated machine ({kvm}); `make integration` runs it"))
+            else:
+                config.stash[forwarded].append(item)
 
 
 # --- Outside: run the forwarded tests in one go, then report each in its turn ----------------------------------------
@@ -104,9 +106,10 @@ def run_forwarded(config: pytest.Config) -> dict[str, list[pytest.TestReport]]:
             terminal.ensure_newline()
             terminal.write_line(f"[{len(config.stash[forwarded])} tests in the emulated machine: build/svm-tests.log]")
         problem = ""
+        timeout = EMULATED_TIMEOUT["portability" if config.getoption("--svm") else "test"]
         with open(TOP / "build" / "svm-tests.log", "wb") as log:
             try:
-                machine.run(command, timeout=EMULATED_TIMEOUT, share=Path(share), output=log)
+                machine.run(command, timeout=timeout, share=Path(share), output=log)
             except machine.Failure as error:
                 problem = str(error)
         for line in output.read_text().splitlines() if output.exists() else []:
