@@ -209,8 +209,12 @@ def iso_time(ns: int) -> str:
 
 
 def denied(event: Event) -> bool:
-    """A call that was not made as asked."""
-    return event.kind == abi.REC_CALL and event.verdict not in (abi.VERDICT_ALLOW, abi.VERDICT_LOG)
+    """A call that policy or monitor refused. ENOSYS for a call that nobody offers is no refusal: every start has one."""
+    return event.kind == abi.REC_CALL and event.verdict not in (
+        abi.VERDICT_ALLOW,
+        abi.VERDICT_LOG,
+        abi.VERDICT_UNSUPPORTED,
+    )
 
 
 def verdict_name(event: Event) -> str:
