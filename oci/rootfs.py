@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import stat
 
 from pysandbox.oci.errors import ResourceError, from_os_error
@@ -193,10 +194,23 @@ def finish_root(spec: Spec) -> None:
             native.mount(None, "/", None, PROPAGATION[propagation])
         if spec.root.readonly:
             fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            native.mount_setattr(fd, 0, native.MOUNT_ATTR_RDONLY)
+            _make_readonly(fd)
             os.close(fd)
     except OSError as error:
         raise from_os_error("set up /", error) from None
+
+
+def _make_readonly(fd: int) -> None:
+    """EBUSY: somebody is in the middle of a write through this very mount. That passes; a mount that stays busy is
+    an error all the same.
+    """
+    for attempt in range(50):
+        try:
+            return native.mount_setattr(fd, 0, native.MOUNT_ATTR_RDONLY)
+        except OSError as error:
+            if error.errno != 16 or attempt == 49:  # EBUSY; `errno` cannot be imported behind the pivot
+                raise
+        time.sleep(0.002)
 
 
 def mask_paths(root: int, spec: Spec) -> None:

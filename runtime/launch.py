@@ -130,7 +130,10 @@ class Joiner:
         except Error as error:
             # The process waits for the message: it must go first, then the channel ends and `finish` is called.
             self.error = error
-            os.kill(pid, 9)
+            try:
+                os.kill(pid, 9)
+            except ProcessLookupError:
+                self.error = None  # it failed by itself before, and says why
         except OSError:
             pass  # the process has failed by itself, and says why
         finally:
