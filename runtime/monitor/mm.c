@@ -16,7 +16,7 @@
 #define PTE_ADDR 0xffffffffff000ull
 #define TABLE_SPAN (512 * PAGE)
 #define EAGER_LIMIT (20ul << 20) /* larger regions get their PTEs on the first touch, 2 MiB at a time */
-#define FILL_LIMIT (1ul << 20)   /* private writable mappings up to this are filled when made */
+#define FILL_LIMIT (64ul << 10)  /* private writable mappings up to this are filled when made */
 #define MAX_FILES 4096
 
 static u64 random_u64(void)
