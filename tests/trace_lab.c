@@ -24,7 +24,8 @@ static int open_denied(void *ctx)
 	return -ENOSPC;
 }
 
-struct lab *lab_new(const char *path, uint32_t mode, uint32_t is_exec, uint64_t seq, uint32_t chunk, int may_grow, long *error)
+struct lab *lab_new(const char *path, uint32_t mode, uint32_t is_exec, uint64_t seq, uint32_t chunk, int may_grow,
+		    long *error)
 {
 	struct lab *lab = calloc(1, sizeof *lab);
 	strncpy(lab->path, path, sizeof lab->path - 1);
@@ -40,13 +41,22 @@ void lab_identify(struct lab *lab, uint32_t pid, uint32_t host_pid, const char *
 	tracer_identify(&lab->tracer, pid, host_pid, comm);
 }
 
-long lab_write(struct lab *lab, uint32_t kind, uint32_t nr, uint32_t tid, uint32_t flags, uint32_t verdict, uint32_t door, uint32_t rule,
-	       uint64_t site, const uint64_t *args, uint32_t item_type, uint32_t item_arg, const char *data, uint32_t len,
-	       struct trace_ref *ref)
+long lab_write(struct lab *lab, uint32_t kind, uint32_t nr, uint32_t tid, uint32_t flags, uint32_t verdict, uint32_t door,
+	       uint32_t rule, uint64_t site, const uint64_t *args, uint32_t item_type, uint32_t item_arg, const char *data,
+	       uint32_t len, struct trace_ref *ref)
 {
 	struct trace_item item = {data, len, 0, (uint8_t)item_type, (uint8_t)item_arg};
-	struct trace_event ev = {.kind = (uint8_t)kind, .nr = nr, .tid = tid, .flags = (uint8_t)flags, .verdict = (uint8_t)verdict,
-				 .door = (uint8_t)door, .rule = rule, .site = site, .args = args, .items = &item, .nitems = data != NULL};
+	struct trace_event ev = {.kind = (uint8_t)kind,
+				 .nr = nr,
+				 .tid = tid,
+				 .flags = (uint8_t)flags,
+				 .verdict = (uint8_t)verdict,
+				 .door = (uint8_t)door,
+				 .rule = rule,
+				 .site = site,
+				 .args = args,
+				 .items = &item,
+				 .nitems = data != NULL};
 	return trace_write(&lab->tracer, &ev, ref);
 }
 
@@ -104,7 +114,8 @@ static void *work(void *arg)
 		uint32_t len = 3 + i % 70;
 		memset(path, 'a' + (int)(key % 26), len);
 		struct trace_item item = {path, len, 0, PSB_ITEM_STRING, 1};
-		struct trace_event ev = {.kind = PSB_REC_CALL, .nr = 257, .tid = w->tid, .args = args, .items = &item, .nitems = i & 1};
+		struct trace_event ev = {
+		    .kind = PSB_REC_CALL, .nr = 257, .tid = w->tid, .args = args, .items = &item, .nitems = i & 1};
 		struct trace_ref ref;
 		if (trace_write(&w->lab->tracer, &ev, &ref))
 			return (void *)1;
@@ -147,7 +158,8 @@ void lab_bench(struct lab *lab, uint32_t count, double *begin_ns, double *end_ns
 	const struct trace_event ev = {.kind = PSB_REC_CALL, .nr = 39, .tid = 1, .args = args};
 	struct timespec a, b, c;
 	double begin = 0, end = 0;
-	for (uint32_t done = 0; done < count; done += 200) { /* a chunk holds 290: ends are mostly in the current one, as in life */
+	for (uint32_t done = 0; done < count;
+	     done += 200) { /* a chunk holds 290: ends are mostly in the current one, as in life */
 		clock_gettime(CLOCK_MONOTONIC, &a);
 		for (uint32_t i = 0; i < 200; i++)
 			trace_write(&lab->tracer, &ev, &ref[i]);

@@ -38,7 +38,7 @@ int policy_check(const void *blob, size_t len)
 		return -1;
 	/* Both counts are 32 bits wide: the products stay far below 2^64. */
 	if (len != sizeof *p + (uint64_t)p->nrules * sizeof(struct psb_policy_rule) +
-			   (uint64_t)p->nconds * sizeof(struct psb_policy_cond))
+		       (uint64_t)p->nconds * sizeof(struct psb_policy_cond))
 		return -1;
 	for (uint32_t i = 0; i < PSB_POLICY_NRS; i++)
 		if (!in_range(p->entry[i].first, p->entry[i].count, p->nrules))
@@ -58,13 +58,20 @@ static int holds(const struct psb_policy_cond *c, const uint64_t args[6])
 {
 	uint64_t a = args[c->arg];
 	switch (c->op) {
-	case PSB_CMP_NE: return a != c->value;
-	case PSB_CMP_LT: return a < c->value;
-	case PSB_CMP_LE: return a <= c->value;
-	case PSB_CMP_EQ: return a == c->value;
-	case PSB_CMP_GE: return a >= c->value;
-	case PSB_CMP_GT: return a > c->value;
-	default: return (a & c->mask) == c->value; /* MASKED_EQ: policy_check let nothing else through */
+	case PSB_CMP_NE:
+		return a != c->value;
+	case PSB_CMP_LT:
+		return a < c->value;
+	case PSB_CMP_LE:
+		return a <= c->value;
+	case PSB_CMP_EQ:
+		return a == c->value;
+	case PSB_CMP_GE:
+		return a >= c->value;
+	case PSB_CMP_GT:
+		return a > c->value;
+	default:
+		return (a & c->mask) == c->value; /* MASKED_EQ: policy_check let nothing else through */
 	}
 }
 

@@ -10,26 +10,26 @@
  */
 #include "trace.h"
 
-#define CHUNK_NONE UINT32_MAX
-#define SETTING_UP (1ull << 63)
-#define STALE_ROUNDS 1024      /* a claimer that was overtaken so many times by the whole ring died while setting up */
-#define WINDOW_BYTES (64u << 20)
+#define CHUNK_NONE      UINT32_MAX
+#define SETTING_UP      (1ull << 63)
+#define STALE_ROUNDS    1024 /* a claimer that was overtaken so many times by the whole ring died while setting up */
+#define WINDOW_BYTES    (64u << 20)
 #define RING_MAX_CHUNKS 4096u
-#define RING_BACKOFF 64        /* lost records between two searches for a chunk */
-#define FULL_GROWTH 64u        /* chunks */
-#define CHUNK_MIN (WINDOW_BYTES / TRACE_WINDOW_CHUNKS)
-#define HOT_TICKS (1ull << 27) /* some 50 ms */
-#define CHUNK_MAX (4u << 20)
+#define RING_BACKOFF    64  /* lost records between two searches for a chunk */
+#define FULL_GROWTH     64u /* chunks */
+#define CHUNK_MIN       (WINDOW_BYTES / TRACE_WINDOW_CHUNKS)
+#define HOT_TICKS       (1ull << 27) /* some 50 ms */
+#define CHUNK_MAX       (4u << 20)
 
-#define PROT_RW 3
-#define MAP_SHARED_ 1
-#define MADV_DONTNEED_ 4
+#define PROT_RW              3
+#define MAP_SHARED_          1
+#define MADV_DONTNEED_       4
 #define MADV_POPULATE_WRITE_ 23
-#define CLOCK_REALTIME_ 0
+#define CLOCK_REALTIME_      0
 
-#define LOAD(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define LOAD(p)     __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define STORE(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
-#define ADD(p, v) __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL)
+#define ADD(p, v)   __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL)
 
 static bool swap64(uint64_t *p, uint64_t seen, uint64_t new)
 {
@@ -463,8 +463,15 @@ static void write_completion(struct tracer *tr, const struct trace_ref *ref, int
 		ADD(&tr->header->lost, 1);
 		return;
 	}
-	*rec = (struct psb_trace_record){.size = sizeof *rec, .kind = PSB_REC_RET, .flags = PSB_REC_DONE, .seq = ref->seq,
-					 .tsc = now, .tid = ref->tid, .nr = ref->nr, .ret = ret, .tsc_end = now};
+	*rec = (struct psb_trace_record){.size = sizeof *rec,
+					 .kind = PSB_REC_RET,
+					 .flags = PSB_REC_DONE,
+					 .seq = ref->seq,
+					 .tsc = now,
+					 .tid = ref->tid,
+					 .nr = ref->nr,
+					 .ret = ret,
+					 .tsc_end = now};
 	publish(tr, sizeof *rec);
 }
 

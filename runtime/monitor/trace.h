@@ -13,8 +13,8 @@
 #include "../../shim/abi.h"
 #include "host.h"
 
-#define TRACE_PATH_MAX 4096  /* bytes of one payload item that are kept */
-#define TRACE_ITEMS_MAX 6
+#define TRACE_PATH_MAX      4096 /* bytes of one payload item that are kept */
+#define TRACE_ITEMS_MAX     6
 #define TRACE_WINDOW_CHUNKS 2048u /* chunks mapped at a time, at most */
 
 /* A new descriptor of the trace file (the caller closes it), or -errno. Asked for when the file has to grow or another
@@ -25,10 +25,10 @@ typedef int (*trace_open_fn)(void *ctx);
 struct trace_ref {
 	uint64_t ordinal; /* of the chunk, 0: none */
 	uint64_t seq;
-	uint32_t offset;  /* from the chunk's start */
+	uint32_t offset; /* from the chunk's start */
 	uint32_t nr;
 	uint32_t tid;
-	uint32_t pid;     /* whose record: a forked child must not complete its parent's */
+	uint32_t pid; /* whose record: a forked child must not complete its parent's */
 };
 
 struct trace_item {
@@ -40,10 +40,10 @@ struct trace_item {
 };
 
 struct trace_event {
-	uint8_t kind;      /* PSB_REC_* */
+	uint8_t kind; /* PSB_REC_* */
 	uint8_t verdict;
 	uint8_t door;
-	uint8_t flags;     /* PSB_REC_DONE: `ret` is final already; PSB_REC_NORETURN; 0: trace_end will follow */
+	uint8_t flags; /* PSB_REC_DONE: `ret` is final already; PSB_REC_NORETURN; 0: trace_end will follow */
 	uint32_t tid;
 	uint32_t nr;
 	uint32_t rule;
@@ -56,23 +56,23 @@ struct trace_event {
 
 /* One per guest process. All zero: tracing is off, and every function is a cheap no-op. */
 struct tracer {
-	_Atomic uint32_t lock;            /* a plain spin lock: releasing it costs no locked instruction */
-	uint32_t mode;                    /* PSB_TRACE_*; meaningful while header is set */
-	struct psb_trace_header *header;  /* NULL: off */
-	struct psb_trace_chunk *chunk;    /* current, NULL: none */
-	uint64_t ordinal;                 /* of the current chunk */
-	uint32_t used;                    /* bytes of records in the current chunk */
-	uint32_t room;                    /* bytes for records in any chunk */
-	uint64_t seq;                     /* of the next record */
-	uint8_t *window;                  /* mapped part of the file: chunks [window_first, +window_count) */
+	_Atomic uint32_t lock;           /* a plain spin lock: releasing it costs no locked instruction */
+	uint32_t mode;                   /* PSB_TRACE_*; meaningful while header is set */
+	struct psb_trace_header *header; /* NULL: off */
+	struct psb_trace_chunk *chunk;   /* current, NULL: none */
+	uint64_t ordinal;                /* of the current chunk */
+	uint32_t used;                   /* bytes of records in the current chunk */
+	uint32_t room;                   /* bytes for records in any chunk */
+	uint64_t seq;                    /* of the next record */
+	uint8_t *window;                 /* mapped part of the file: chunks [window_first, +window_count) */
 	uint32_t window_first, window_count;
 	uint64_t touched[TRACE_WINDOW_CHUNKS / 64]; /* chunks of the window whose pages this process has mapped */
-	uint64_t claimed_at;              /* TSC */
-	uint32_t index;                   /* of the current chunk in the file */
+	uint64_t claimed_at;                        /* TSC */
+	uint32_t index;                             /* of the current chunk in the file */
 	uint32_t chunk_size;
 	uint32_t pid, host_pid;
-	uint32_t backoff;                 /* ring: records still to lose before looking for a chunk again */
-	uint64_t start_time;              /* TSC */
+	uint32_t backoff;    /* ring: records still to lose before looking for a chunk again */
+	uint64_t start_time; /* TSC */
 	uint8_t comm[16];
 	trace_open_fn open_file;
 	void *open_ctx;
