@@ -102,9 +102,7 @@ def resolve(target: str, root: str) -> str:
         return target
     if "/" in target:
         raise Error(f"trace {target}: no such file or directory", errno=errno.ENOENT)
-    raise Error(
-        f"no trace of container {target!r}: it never ran with a trace, or the trace was let go", errno=errno.ENOENT
-    )
+    raise Error(f"no trace of container {target!r}: it never ran with a trace, or the trace was let go", errno=errno.ENOENT)
 
 
 def _exists(path: str) -> bool:
@@ -134,7 +132,9 @@ def show(options: _Options, trace: Trace, out: TextIO) -> None:
     if options.json:
         from json import JSONEncoder
 
-        encode = JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+        # Escaped by JSON's rules where the output's encoding would have to be escaped by Python's.
+        unicode = (out.encoding or "utf-8").lower().replace("-", "") == "utf8"
+        encode = JSONEncoder(separators=(",", ":"), ensure_ascii=not unicode).encode
         lines: Iterator[str] = (encode(as_json(event)) for event in trace.events() if options.wants(event))
     else:
         lines = (as_text(event) for event in trace.events() if options.wants(event))
