@@ -133,8 +133,9 @@ JOB = """\
 # Written by hack/svm/machine.py: the command, its environment, its answer.
 {environment}
 {mounts}cd {directory}
-{command} </dev/null >/dev/hvc0 2>&1
-echo $? >/run/share/status
+stty -opost </dev/hvc0
+# Through cat: the command's output is a pipe, as it is outside, not a terminal.
+{{ {command} </dev/null 2>&1; echo $? >/run/share/status; }} | cat >/dev/hvc0
 sync
 echo b >/proc/sysrq-trigger
 sleep 60
