@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 import stat
+import time
 
 from pysandbox.oci.errors import ResourceError, from_os_error
 from pysandbox.runtime import native
@@ -206,9 +206,10 @@ def _make_readonly(fd: int) -> None:
     """
     for attempt in range(50):
         try:
-            return native.mount_setattr(fd, 0, native.MOUNT_ATTR_RDONLY)
+            native.mount_setattr(fd, 0, native.MOUNT_ATTR_RDONLY)
+            return
         except OSError as error:
-            if error.errno != 16 or attempt == 49:  # EBUSY; `errno` cannot be imported behind the pivot
+            if error.errno != errno.EBUSY or attempt == 49:
                 raise
         time.sleep(0.002)
 
