@@ -51,6 +51,8 @@ class Bits:
                 rest &= ~bit
         if rest:
             out.append(hex(rest))
+        if len(out) > 1 and out[0] == "0":
+            del out[0]
         return "|".join(out) or self._zero
 
 

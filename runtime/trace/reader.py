@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXECVE, EXECVEAT = 59, 322
+RT_SIGRETURN, EXECVE, EXECVEAT = 15, 59, 322
 MAX_CHUNK = 16 << 20
 MAX_PROBLEMS = 1000
 _SETTING_UP = 1 << 63
@@ -332,6 +332,9 @@ class Trace:
         e.args = fields[11:17]
         e.ret, e.site, e.tsc_end = fields[17:20]
         e.done, e.noreturn = bool(flags & abi.REC_DONE), bool(flags & abi.REC_NORETURN)
+        if e.kind == abi.REC_CALL and e.nr == RT_SIGRETURN:
+            # What it leaves in the result register belongs to the code that the signal interrupted.
+            e.done, e.noreturn = False, True
         e.pid, e.host_pid, e.start_time, e.comm = chunk.pid, chunk.host_pid, chunk.start_time, comm
         e.time_ns = self.time_ns(e.tsc)
         e.object = None
