@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pysandbox.runtime import abi
 
@@ -37,7 +38,7 @@ def record(
 def chunk(ordinal: int, *records: bytes, chunk_size: int = 8192, **fields: int | bytes) -> bytes:
     """A whole chunk of the file; `used` is right unless given."""
     body = b"".join(records)
-    values: dict[str, int | bytes] = {
+    values: dict[str, Any] = {
         "magic": abi.CHUNK_MAGIC,
         "state": abi.CHUNK_CLOSED,
         "ordinal": ordinal,
@@ -47,12 +48,12 @@ def chunk(ordinal: int, *records: bytes, chunk_size: int = 8192, **fields: int |
         "start_time": TSC0,
         "comm": b"init",
     } | fields
-    return (abi.TraceChunk.pack(**values) + body).ljust(chunk_size, b"\0")  # type: ignore[arg-type]
+    return (abi.TraceChunk.pack(**values) + body).ljust(chunk_size, b"\0")
 
 
 def build(path: Path, *chunks: bytes, chunk_size: int = 8192, **fields: int | bytes) -> str:
     """Writes a trace file with these chunks; the header is right unless told otherwise."""
-    values: dict[str, int | bytes] = {
+    values: dict[str, Any] = {
         "magic": abi.TRACE_MAGIC,
         "version": abi.ABI_VERSION,
         "mode": abi.TRACE_RING,
@@ -64,6 +65,6 @@ def build(path: Path, *chunks: bytes, chunk_size: int = 8192, **fields: int | by
         "tsc_khz": KHZ,
         "id": b"box",
     } | fields
-    header = abi.TraceHeader.pack(**values)  # type: ignore[arg-type]
+    header = abi.TraceHeader.pack(**values)
     path.write_bytes(header.ljust(abi.TRACE_HEADER_SIZE, b"\0") + b"".join(chunks))
     return str(path)

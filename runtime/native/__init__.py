@@ -166,9 +166,7 @@ def detached_mount(fstype: str, options: dict[str, str | None], attributes: int)
         os.close(context)
 
 
-def mount_setattr(
-    fd: int, flags: int, set_: int = 0, clear: int = 0, propagation: int = 0, userns_fd: int = -1
-) -> None:
+def mount_setattr(fd: int, flags: int, set_: int = 0, clear: int = 0, propagation: int = 0, userns_fd: int = -1) -> None:
     _check(_lib.psb_mount_setattr(fd, b"", flags | AT_EMPTY_PATH, set_, clear, propagation, userns_fd))
 
 
