@@ -340,6 +340,7 @@ long dispatch(struct thread *t, struct call *c)
 	if (ret == CALL_TO_TRAP)
 		return ret; /* the copies and held descriptors wait for the thread */
 	marshal_end(t);
-	trace_end(&t->proc->tracer, &c->rec, ret);
+	if (ret != CALL_NO_RETURN) /* a forked child, or rt_sigreturn: no result of this call to tell */
+		trace_end(&t->proc->tracer, &c->rec, ret);
 	return ret;
 }
