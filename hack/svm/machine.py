@@ -133,9 +133,10 @@ JOB = """\
 # Written by hack/svm/machine.py: the command, its environment, its answer.
 {environment}
 {mounts}cd {directory}
-stty -opost </dev/hvc0
+exec 3<>/dev/hvc0
+stty -opost <&3
 # Through cat: the command's output is a pipe, as it is outside, not a terminal.
-{{ {command} </dev/null 2>&1; echo $? >/run/share/status; }} | cat >/dev/hvc0
+{{ {command} </dev/null 2>&1; echo $? >/run/share/status; }} | cat >&3
 sync
 echo b >/proc/sysrq-trigger
 sleep 60
