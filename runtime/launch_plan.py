@@ -112,6 +112,17 @@ def check(spec: Spec, options: Options) -> None:
         raise UnsupportedError("systemd not running on this host: cannot use systemd cgroups manager")
     if options.systemd_cgroup:
         raise UnsupportedError("the systemd cgroup manager is not supported yet: leave --systemd-cgroup out")
+    hooks = spec.hooks
+    if (
+        hooks.prestart
+        or hooks.create_runtime
+        or hooks.create_container
+        or hooks.start_container
+        or hooks.poststart
+        or hooks.poststop
+    ):
+        # Skipping one would leave a container that looks set up and is not.
+        raise UnsupportedError("hooks are not supported yet")
     if spec.process.terminal and options.detach and not options.console_socket:
         raise LaunchError("cannot allocate tty if pysandbox will detach without setting console socket")
     if options.console_socket and not (spec.process.terminal and options.detach):
