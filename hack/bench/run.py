@@ -174,6 +174,16 @@ def children_of(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
+def wait_for_pid(path: Path) -> int:
+    """The process a runtime wrote into its pid file; the container may be ready before the file is."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if path.exists() and (text := path.read_text()):
+            return int(text)
+        time.sleep(0.01)
+    raise Failure("the runtime wrote no pid file")
+
+
 def proportional_kib(pid: int) -> int:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
@@ -194,7 +204,7 @@ def memory(runtime: Runtime) -> Iterator[Sample]:
         try:
             if process.stdout.readline() != "ready\n":
                 raise Failure(f"{runtime.name}: the waiting container did not come up")
-            held = children_of(int(pid_file.read_text()))
+            held = children_of(wait_for_pid(pid_file))
             if len(held) != HELD:
                 raise Failure(f"{runtime.name}: {len(held)} waiting processes instead of {HELD}")
             yield "memory", "PSS of a small process", "MiB", statistics.mean(proportional_kib(pid) for pid in held) / 1024
