@@ -346,7 +346,9 @@ def _cgroup(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgrou
             if private:
                 data = f"none,{controller}" if controller.startswith("name=") else name
                 readonly = options.flags & native.MS_RDONLY
-                native.mount("cgroup", rootfs.fd_path(target), "cgroup", flags | readonly, data)
+                # The source is only a name in mount tables; this is what runc writes there.
+                source = "systemd" if name == "systemd" else "cgroup"
+                native.mount(source, rootfs.fd_path(target), "cgroup", flags | readonly, data)
                 os.close(target)
             else:
                 _bind_onto(root, target, cgroup.paths[controller] if cgroup else place, inside, options)
