@@ -92,9 +92,9 @@ class State(Struct):
     """What state.json holds.
 
     `phase`: creating, created, started or deleting; `status` derives the specification's status from it.
-    `created`: RFC 3339, UTC, nanoseconds. `owner`: the runtime process at work on it, while creating or
-    deleting. `init`: the container's first process. `made`: in the order of making. `data`: JSON that later verbs
-    need (their own business).
+    `created`: RFC 3339, UTC, nanoseconds. `owner`: the runtime process at work on it, while creating,
+    starting or deleting. `init`: the container's first process. `made`: in the order of making. `data`: JSON that
+    later verbs need (their own business).
     """
 
     id: str
@@ -311,6 +311,16 @@ class Container:
         """The container's id."""
         return self.state.id
 
+    @property
+    def directory(self) -> int:
+        """Descriptor of the container's state directory, while it is held."""
+        return self._fd
+
+    def begin(self) -> None:
+        """Something is begun that a later command must look at if this process dies before `commit`."""
+        self._store._mark(self.id)
+        self.update(owner=ProcessId.of(os.getpid()))
+
     def update(self, **changes: Any) -> None:
         """Replaces fields of the state, on disk before in memory. `StateError`, and then nothing has changed."""
         new = self.state.replace(**changes)
@@ -524,10 +534,16 @@ class Store:
                 _remove_directory(self.root, fd, container_id)
                 self._settled(container_id)
                 return True
-            if state.phase in ("created", "started"):
-                self._settled(container_id)  # died just before doing this itself
-                return False
             if state.owner is not None and state.owner.alive:
+                return False
+            if state.phase in ("created", "started"):
+                # Died just before doing this itself, or in `start`: then the process knows whether it was released.
+                if state.phase == "created" and state.owner is not None:
+                    from pysandbox.runtime import launch_release
+
+                    phase = "created" if launch_release.ask(fd) else "started"
+                    _write(fd, state.replace(phase=phase, owner=None))
+                self._settled(container_id)
                 return False
             Container(self, fd, state)._take_back()
             return True

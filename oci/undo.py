@@ -93,7 +93,7 @@ def _remove_cgroup(path: str) -> bool:
     clean = True
     for below, _, _ in os.walk(path, topdown=False):
         _kill_members(below)
-        _thaw(below)
+        thaw(below)
         try:
             os.rmdir(below)
         except OSError as e:
@@ -121,8 +121,8 @@ def _kill_members(path: str) -> None:
                 continue
 
 
-def _thaw(path: str) -> None:
-    """A frozen process does not die of SIGKILL under cgroup v1."""
+def thaw(path: str) -> None:
+    """Lets the processes of one group go on: a frozen one does not die of SIGKILL under cgroup v1."""
     for name, word in (("freezer.state", b"THAWED"), ("cgroup.freeze", b"0")):
         try:
             fd = os.open(os.path.join(path, name), os.O_WRONLY | os.O_CLOEXEC)

@@ -71,6 +71,10 @@ VERDICT_LOG = 6
 VERDICT_NOTIFY = 7
 VERDICT_UNSUPPORTED = 8
 VERDICT_REFUSED = 9
+RELEASE_ASK = 1
+RELEASE_WAITING = 2
+RELEASE_START = 3
+RELEASE_STARTED = 4
 START_MAGIC = 0x3154524154534250
 DISPATCH_AUTO = 0
 DISPATCH_RING = 1
@@ -267,7 +271,7 @@ class Vault:
 class Start:
     """`struct psb_start`, 88 bytes."""
 
-    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "reserved", "exec_tsc",)
+    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc",)
     SIZE = 88
     OFFSET = {
         "magic": 0,
@@ -286,7 +290,7 @@ class Start:
         "trace_chunk": 64,
         "nfds": 68,
         "fds_off": 72,
-        "reserved": 76,
+        "wait_fd": 76,
         "exec_tsc": 80,
     }
     _layout = Struct("<QIIIIIIiiIIQQIIIIQ")
@@ -310,7 +314,7 @@ class Start:
         trace_chunk: int = 0,
         nfds: int = 0,
         fds_off: int = 0,
-        reserved: int = 0,
+        wait_fd: int = 0,
         exec_tsc: int = 0,
     ) -> None:
         self.magic: int = magic
@@ -329,7 +333,7 @@ class Start:
         self.trace_chunk: int = trace_chunk
         self.nfds: int = nfds
         self.fds_off: int = fds_off
-        self.reserved: int = reserved
+        self.wait_fd: int = wait_fd
         self.exec_tsc: int = exec_tsc
 
     def to_bytes(self) -> bytes:
@@ -350,7 +354,7 @@ class Start:
             self.trace_chunk,
             self.nfds,
             self.fds_off,
-            self.reserved,
+            self.wait_fd,
             self.exec_tsc,
         )
 
@@ -374,7 +378,7 @@ class Start:
         trace_chunk: int = 0,
         nfds: int = 0,
         fds_off: int = 0,
-        reserved: int = 0,
+        wait_fd: int = 0,
         exec_tsc: int = 0,
     ) -> bytes:
         return cls(
@@ -394,7 +398,7 @@ class Start:
             trace_chunk=trace_chunk,
             nfds=nfds,
             fds_off=fds_off,
-            reserved=reserved,
+            wait_fd=wait_fd,
             exec_tsc=exec_tsc,
         ).to_bytes()
 
@@ -418,7 +422,7 @@ class Start:
         new.trace_chunk = values[13]
         new.nfds = values[14]
         new.fds_off = values[15]
-        new.reserved = values[16]
+        new.wait_fd = values[16]
         new.exec_tsc = values[17]
         return new
 

@@ -11,14 +11,14 @@ import os
 from pysandbox.oci import cgroups
 from pysandbox.oci.errors import Error, LaunchError, from_os_error
 from pysandbox.oci.namespaces import for_children
-from pysandbox.runtime import launch_channel, launch_plan, launch_state, launch_wait, native
+from pysandbox.runtime import launch_channel, launch_plan, launch_release, launch_state, launch_wait, native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pysandbox.oci.bundle import Bundle
-    from pysandbox.oci.state import Container
+    from pysandbox.oci.state import Container, Store
     from pysandbox.runtime.launch_channel import Channel
     from pysandbox.runtime.launch_plan import LaunchPlan, Options
     from pysandbox.runtime.rewriter.plans import PlanSet
@@ -28,6 +28,25 @@ def run(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> int:
     """Runs a container. In the foreground: until it ends; its exit status, 128+signal when killed. Detached: 0 once the
     program runs. An error before that leaves nothing behind."""
     store = launch_state.open_store(options.root)
+    running = _make(store, bundle, options, warn)
+    if options.detach:
+        running.leave()
+        return 0
+    try:
+        return running.wait()
+    finally:
+        if not options.keep:
+            launch_state.destroy(store, options.id, warn)
+        launch_state.left_foreground(store, options.id)
+
+
+def create(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> None:
+    """Makes a container whose program waits for `start`. An error leaves nothing behind."""
+    options = options.replace(detach=True, wait=True)
+    _make(launch_state.open_store(options.root), bundle, options, warn).leave()
+
+
+def _make(store: Store, bundle: Bundle, options: Options, warn: Callable[[str], None]) -> launch_wait.Running:
     made_trace = False
     try:
         with store.create(
@@ -42,10 +61,7 @@ def run(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> int:
             made_trace = plan.trace is not None
             for name in plan.capabilities.missing:
                 warn(f"capability {name} is not in this host's bounding set and was not given")
-            running = start(plan, container, warn)
-            if options.detach:
-                running.leave()
-                return 0
+            return start(plan, container, warn)
     except Error:
         if made_trace:
             from pysandbox.runtime import launch_traces
@@ -53,12 +69,6 @@ def run(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> int:
             directory = bundle.spec.annotations.get("dev.pysandbox.trace.dir", "")
             launch_traces.discard(options.root, options.id, directory)
         raise
-    try:
-        return running.wait()
-    finally:
-        if not options.keep:
-            launch_state.destroy(store, options.id, warn)
-        launch_state.left_foreground(store, options.id)
 
 
 def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -> launch_wait.Running:
@@ -75,6 +85,7 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     # From here on signals wait: they are passed to the container once it exists.
     signals = None if options.detach else launch_wait.Signals()
     planner = None if options.detach else _planner_pair()
+    start_socket = launch_release.listener(container.directory) if options.wait else None
     ours, theirs = launch_channel.channel_pair()
     try:
         with for_children(plan.namespaces, plan.spec):
@@ -85,22 +96,28 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
                     os.close(planner[0])
                 from pysandbox.runtime.launch_child import container_process
 
-                container_process(plan, theirs, planner[1] if planner else None)
+                container_process(
+                    plan, theirs, planner[1] if planner else None, start_socket.fileno() if start_socket else None
+                )
     except OSError as error:
         raise from_os_error("fork", error, LaunchError) from None
     theirs.close()
     if planner:
         os.close(planner[1])
+    if start_socket:
+        start_socket.close()
     running = launch_wait.Running(pid, plan, signals, planner[0] if planner else None)
     try:
         container.set_init(pid)
         joiner = Joiner(plan, pid, ours)
         _follow(ours, running, plan, joiner, warn)
+        if options.wait and not launch_release.ask(container.directory):
+            raise LaunchError("the container process ended before it could wait for its start")
         if options.pid_file:
             _write_pid_file(options.pid_file, pid)
         if not options.detach:
             launch_state.enter_foreground(container)
-        container.commit("started")
+        container.commit("created" if options.wait else "started")
     except BaseException:
         running.abort()
         raise

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 _SIGKILL = 9
 
 
-def container_process(plan: LaunchPlan, channel: Channel, planner: int | None) -> NoReturn:
-    """Never returns: becomes the container's first program, or reports an error and exits."""
+def container_process(plan: LaunchPlan, channel: Channel, planner: int | None, start_socket: int | None) -> NoReturn:
+    """Never returns: becomes the container's first program, or reports an error and exits. `start_socket`: what the
+    program waits on.
+    """
     try:
-        _become_container(plan, channel, planner)
+        _become_container(plan, channel, planner, start_socket)
     except Error as error:
         _report(channel, error)
     except OSError as error:
@@ -53,7 +55,9 @@ def _report(channel: Channel, error: Error) -> None:
         pass  # the launcher is gone: nobody to tell
 
 
-def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -> NoReturn:
+def _become_container(
+    plan: LaunchPlan, channel: Channel, planner: int | None, start_socket: int | None
+) -> NoReturn:
     spec, options = plan.spec, plan.options
     tie_to_launcher(channel)
     reset_signals()
@@ -121,6 +125,7 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -
     env = process.environment(spec.process)
     path = launch_program.find_program(spec.process.args[0], env)
     launch_program.check_format(path)
+    number = launch_vault.monitor_number(process.descriptor_limit(spec.process.rlimits), 3 + options.preserve_fds)
     record = launch_vault.start_record(
         path=os.path.realpath(path),
         execfn=path,
@@ -129,11 +134,11 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None) -
         trace=plan.trace_mode,
         pin=plan.pin,
         stack_limit=process.stack_limit(spec.process.rlimits),
+        wait_fd=0 if start_socket is None else number + 3,
     )
-    number = launch_vault.monitor_number(process.descriptor_limit(spec.process.rlimits), 3 + options.preserve_fds)
-    # Whatever an engine leaked into the runtime stops here; the three at their numbers are set inheritable afterwards.
+    # Whatever an engine leaked into the runtime stops here; those at their numbers are set inheritable afterwards.
     native.close_range(3 + options.preserve_fds, flags=native.CLOSE_RANGE_CLOEXEC)
-    launch_vault.place(number, plan.monitor, vault, record)
+    launch_vault.place(number, plan.monitor, vault, record, *(() if start_socket is None else (start_socket,)))
     channel.send(launch_channel.READY)
     if options.detach:
         native.prctl(native.PR_SET_PDEATHSIG, 0)

@@ -36,11 +36,13 @@ class Overlay(Struct):
 
 
 class Options(Struct):
-    """How `run` is asked to start a container, apart from config.json; names as runc's flags."""
+    """How `run` or `create` is asked to start a container, apart from config.json; names as runc's flags. `wait`: the
+    program runs when `start` says so."""
 
     id: str
     root: str
     detach: bool = False
+    wait: bool = False
     pid_file: str = ""
     console_socket: str = ""
     preserve_fds: int = 0

@@ -76,8 +76,10 @@ def make_vault(roles: dict[int, int]) -> int:
     return reader.detach()
 
 
-def start_record(*, path: str, execfn: str, fds: list[int], dispatch: int, trace: int, pin: int, stack_limit: int) -> int:
-    """Memfd with the struct psb_start of a container's first program."""
+def start_record(
+    *, path: str, execfn: str, fds: list[int], dispatch: int, trace: int, pin: int, stack_limit: int, wait_fd: int = 0
+) -> int:
+    """Memfd with the struct psb_start of a container's first program. `wait_fd`: descriptor to wait on, 0 for none."""
     strings = os.fsencode(path) + b"\0" + os.fsencode(execfn) + b"\0"
     path_off = abi.Start.SIZE
     fds_off = path_off + len(strings) + (-len(strings)) % 8
@@ -98,6 +100,7 @@ def start_record(*, path: str, execfn: str, fds: list[int], dispatch: int, trace
         trace_chunk=0xFFFFFFFF,
         nfds=len(fds),
         fds_off=fds_off,
+        wait_fd=wait_fd,
     )
     body = strings.ljust(fds_off - path_off, b"\0") + b"".join(fd.to_bytes(4, "little") for fd in fds)
     fd = os.memfd_create("pysandbox-start", os.MFD_CLOEXEC)
@@ -106,12 +109,15 @@ def start_record(*, path: str, execfn: str, fds: list[int], dispatch: int, trace
 
 
 def monitor_number(limit: int, first_free: int) -> int:
-    """The number N for monitor, vault and start record (N, N+1, N+2): out of the program's way, below its soft
+    """The number N for monitor, vault, start record and start socket (N to N+3): out of the program's way, below its soft
     RLIMIT_NOFILE where there is room, and modest, since the size of the descriptor table is part of every fork."""
     return max(first_free, 64, min(_MONITOR_FD, limit - 4))
 
 
-def place(number: int, monitor: int, vault: int, record: int) -> None:
-    """Puts the three at their numbers, inheritable."""
-    for offset, fd in enumerate((monitor, vault, record)):
+def place(number: int, *descriptors: int) -> None:
+    """Puts monitor, vault, start record and what the record speaks of at their numbers, inheritable."""
+    end = number + len(descriptors)
+    # An engine may have leaked so many that some of these stand where others have to go.
+    safe = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, end) if number <= fd < end else fd for fd in descriptors]
+    for offset, fd in enumerate(safe):
         os.dup2(fd, number + offset, inheritable=True)

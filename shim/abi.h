@@ -59,7 +59,14 @@
  * execveat(fd, "", argv, envp, AT_EMPTY_PATH): argv and envp are the guest's own, so that
  * /proc/PID/cmdline and environ are right by themselves. AT_EXECFN is then "/dev/fd/N" and
  *     fd N   = the monitor memfd,  fd N+1 = the vault,  fd N+2 = the start record (memfd).
- * All three are inheritable; none is published to the guest. */
+ * All three are inheritable; none is published to the guest.
+ * A start record with a `wait_fd` makes the monitor wait there before anything of the program is loaded: a listening
+ * SOCK_SEQPACKET socket. Each connection carries one byte: ASK is answered by WAITING at once, START by STARTED when the
+ * program is about to run; the end of the connection instead says that it will not. */
+#define PSB_RELEASE_ASK 1
+#define PSB_RELEASE_WAITING 2
+#define PSB_RELEASE_START 3
+#define PSB_RELEASE_STARTED 4
 #define PSB_START_MAGIC 0x3154524154534250 /* "PBSTART1" */
 
 #define PSB_DISPATCH_AUTO 0
@@ -128,7 +135,7 @@ struct psb_start {
 	uint32_t trace_chunk; /* chunk being written (~0: none) */
 	uint32_t nfds;        /* published descriptors */
 	uint32_t fds_off;     /* uint32_t[nfds] */
-	uint32_t reserved;
+	uint32_t wait_fd;     /* descriptor to wait on for the release; 0: none */
 	uint64_t exec_tsc;
 };
 

@@ -27,6 +27,8 @@ PROGRAM = "pysandbox"
 # Verb -> (module, what it does). The module's name differs where Python would mind.
 VERBS = {
     "run": ("run", "create and run a container"),
+    "create": ("create", "create a container, whose program waits for start"),
+    "start": ("start", "run the program of a created container"),
     "do": ("do", "run a program of this host in a sandbox, without a bundle"),
     "spec": ("spec", "create a new specification file"),
     "state": ("state", "output the state of a container"),

@@ -24,7 +24,8 @@ def main(call: Call) -> int:
     try:
         with store.open(container_id) as container:
             status = container.state.status
-            if status != "stopped" and not force:
+            # A created one has not run yet: it goes without force, as with runc.
+            if status not in ("stopped", "created") and not force:
                 raise StatusError(f"cannot delete container {container_id} that is not stopped: {status}")
             container.destroy()
             left_foreground(store, container_id)

@@ -32,6 +32,10 @@ long proc_make_vm(struct proc *p);
 struct proc *cp_prepare(struct proc *cp, const struct proc *p);
 void proc_dispose(struct proc *cp);
 
+/* release.c: waiting for `start`. first_number: of the descriptors that are the monitor's own */
+void release_wait(int listener, int first_number);
+void release_done(void);
+
 /* proc_trace.c: process events in the trace */
 void proc_read_host_pid(struct proc *p, const struct vault *v);
 void proc_trace_start(struct proc *p, const struct vault *v, const struct psb_start *start);

@@ -200,6 +200,8 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	host_call(__NR_fcntl, p->vault_fd, F_SETFD, 1);
 	const struct psb_start *start = read_start_record(start_fd);
 	host_call(__NR_close, start_fd);
+	if (start->wait_fd)
+		release_wait((int)start->wait_fd, self_fd);
 	struct vault v;
 	long r = vault_open(p->vault_fd, &v);
 	if (r)
@@ -276,5 +278,6 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	ring_start(p);
 	t->slot->entry = ring_entry(p);
 	vcpu_set_user(t, img.entry, rsp, 0);
+	release_done();
 	thread_run(t);
 }

@@ -1,0 +1,43 @@
+"""What `run` and `create` have in common: flags and how they become options of a launch."""
+
+from __future__ import annotations
+
+from pysandbox.runtime.cli.arguments import Flag
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pysandbox.runtime.cli import Call
+    from pysandbox.runtime.launch_plan import Options
+
+FLAGS = (
+    Flag("--bundle -b", "DIR", "root of the bundle (default: current directory)"),
+    Flag("--console-socket", "PATH", "AF_UNIX socket that receives the master of the container's terminal"),
+    Flag("--pid-file", "FILE", "file to write the host's pid of the container to"),
+    Flag("--no-pivot", "", "do not use pivot_root (for hosts that run from a ramdisk)"),
+    Flag("--no-new-keyring", "", "keep the caller's session keyring"),
+    Flag("--preserve-fds", "N", "pass N additional descriptors (3 and up) to the container"),
+)
+
+
+def options_of(call: Call, *, detach: bool, keep: bool = False, no_subreaper: bool = False) -> Options:
+    """Of the flags that both know, and what the verb itself decides."""
+    import os
+
+    from pysandbox.oci.state import check_id
+    from pysandbox.runtime.launch_plan import Options
+
+    values = call.values
+    check_id(call.arguments[0])
+    return Options(
+        id=call.arguments[0],
+        root=call.root,
+        pid_file=os.path.abspath(values["--pid-file"]) if values["--pid-file"] else "",
+        console_socket=os.path.abspath(values["--console-socket"]) if values["--console-socket"] else "",
+        preserve_fds=values.number("--preserve-fds"),
+        no_pivot=bool(values["--no-pivot"]),
+        no_new_keyring=bool(values["--no-new-keyring"]),
+        systemd_cgroup=bool(call.options["--systemd-cgroup"]),
+        detach=detach,
+        keep=keep,
+        no_subreaper=no_subreaper,
+    )
