@@ -17,7 +17,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # --- What the installed package is made of. The list itself is a prerequisite, so that a removed file counts too. ---
 SOURCES := $(shell find oci runtime shim -type f \( -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.[chS]' \
 	-o -name '*.ld' -o -name 'meson.build' -o -name '*.in' -o -name 'py.typed' \) -not -path '*/.*' | LC_ALL=C sort)
-BUILD_FILES := pyproject.toml meson.build meson.options hack/package_files.py runtime/pysandbox.in
+BUILD_FILES := pyproject.toml meson.build meson.options hack/package_files.py hack/gen_host_filter.py \
+	hack/gen_shim_offsets.py runtime/pysandbox.in
 
 .PHONY: build test integration demo bench rootfs lint format lock clean dev FORCE
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from pathlib import Path
+
+import gen_host_filter
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "runtime" / "monitor" / "syscalls" / "table.h"
@@ -40,6 +43,31 @@ def rows(text: str) -> list[tuple[int, str, str, str, str, str]]:
     return sorted(out)
 
 
+HOST = """{count} host calls can be reached from a guest: the monitor's own seccomp filter (`hack/gen_host_filter.py`) lets these
+pass and kills the process at any other. It is made from the rows above that go straight to the kernel and from the list of
+what handlers and the monitor itself call. {capable} of them only exist for containers with CAP_SYS_ADMIN ({capable_names}),
+and of {rules} the arguments are looked at ({rule_names}). The figure may only fall (`tests/test_host_filter.py`)."""
+
+
+def host_calls() -> list[str]:
+    """The section on the monitor's filter."""
+    sources = gen_host_filter.Sources(gen_host_filter.MONITOR)
+    capable = sorted(gen_host_filter.CAPABLE)
+    text = HOST.format(
+        count=len(sources.allowed),
+        capable=len(capable),
+        capable_names=", ".join(capable),
+        rules=len(sources.rules),
+        rule_names=", ".join(sorted(sources.rules)),
+    )
+    return ["", "## Host calls", "", filled(text), "", filled(" ".join(sorted(sources.allowed)))]
+
+
+def filled(text: str) -> str:
+    """One paragraph in lines of the house's length."""
+    return textwrap.fill(" ".join(text.split()), 120, break_on_hyphens=False, break_long_words=False)
+
+
 def page(text: str) -> str:
     """The whole document."""
     table = rows(text)
@@ -51,6 +79,7 @@ def page(text: str) -> str:
     ]
     lines += ["| Nr | Name | Served by | How | Arguments | Remark |", "|---|---|---|---|---|---|"]
     lines += ["| " + " | ".join(str(x) for x in r) + " |" for r in table]
+    lines += host_calls()
     return "\n".join(lines) + "\n"
 
 

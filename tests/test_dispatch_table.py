@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from dispatch import GUEST, LIMIT, MONITOR, NO_RETURN, TO_TRAP, Arg, Dispatcher, Row, build
+from dispatch import GUEST, LIMIT, MONITOR, NO_RETURN, TO_TRAP, Arg, Dispatcher, Row, dispatcher
 
 POINTERS = {
     *("A_RANGE", "A_PATH", "A_PATHN", "A_STR", "A_STRN", "A_PTR", "A_BUF", "A_ARR", "A_BITS", "A_PAGEVEC", "A_IOV"),
@@ -19,8 +19,8 @@ FORBIDDEN = [LIMIT, LIMIT + 8, LIMIT + 0x1000, 0x7FFFFFFFF000, 0xFFFF80000000000
 
 
 @pytest.fixture(scope="session")
-def d(tmp_path_factory: pytest.TempPathFactory) -> Dispatcher:
-    return Dispatcher(build(tmp_path_factory.mktemp("dispatch")))
+def d() -> Dispatcher:
+    return dispatcher()
 
 
 @pytest.fixture(autouse=True)

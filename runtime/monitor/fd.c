@@ -426,11 +426,18 @@ long h_pipe2(struct thread *t, struct call *c)
 	return make_pipe(t, a[0], (u32)a[1]);
 }
 
+static bool family_offered(u64 family)
+{
+	return family < 32 && SOCKET_FAMILIES >> family & 1;
+}
+
 long h_socketpair(struct thread *t, struct call *c)
 {
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
 	int pair[2];
+	if (!family_offered(a[0]))
+		return -EAFNOSUPPORT;
 	long r = host_call(__NR_socketpair, a[0], a[1], a[2], pair);
 	return r ? r : give_pair(t, a[3], pair, FD_SOCKET);
 }
@@ -439,6 +446,8 @@ long h_socket(struct thread *t, struct call *c)
 {
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
+	if (!family_offered(a[0]))
+		return -EAFNOSUPPORT;
 	long r = host_call(__NR_socket, a[0], a[1], a[2]);
 	return r < 0 ? r : fd_publish_as(t, (int)r, FD_SOCKET);
 }

@@ -52,6 +52,9 @@
 #define F_DUPFD_CLOEXEC 1030
 #define FD_CLOEXEC 1u
 
+/* Address families a guest may have sockets of: UNIX, INET, INET6, NETLINK, PACKET. Others answer as a kernel without them. */
+#define SOCKET_FAMILIES (1u << 1 | 1u << 2 | 1u << 10 | 1u << 16 | 1u << 17)
+
 #define PROC_SUPER_MAGIC 0x9fa0
 #define RLIMIT_NOFILE 7
 #define RLIMIT_STACK 3

@@ -10,6 +10,7 @@
  *  - a change of the host mask by us while a signal is being caught would open the mask in spite of a held signal: every such
  *    change goes through signal_call(), which does nothing once a signal is held. */
 #include "signal.h"
+#include "confine.h"
 #include "proc.h"
 
 #define SET_BYTES 8
@@ -267,23 +268,6 @@ long signal_exec(struct thread *t, u64 fd, u64 path, u64 argv, u64 envp, u64 fla
 
 /* --- death ---------------------------------------------------------------------------------------------------- */
 
-/* Every further call of this thread ends the process as a seccomp filter does: SIGSYS, also for pid 1. */
-static void die_by_filter(void)
-{
-	struct {
-		u16 code;
-		u8 jt, jf;
-		u32 k;
-	} kill = {0x06 /* BPF_RET | BPF_K */, 0, 0, 0x80000000u /* SECCOMP_RET_KILL_PROCESS */};
-	struct {
-		u16 len;
-		void *filter;
-	} program = {1, &kill};
-	host_call(__NR_prctl, 38 /* PR_SET_NO_NEW_PRIVS */, 1, 0, 0, 0);
-	host_call(__NR_seccomp, 1 /* SECCOMP_SET_MODE_FILTER */, 0, &program);
-	host_call(__NR_getpid);
-}
-
 /* Pid 1 of a namespace survives every signal it left to the default, but not a fault of its own: the kernel takes the protection away
  * for that. So make the fault. */
 static void die_by_fault(int signo)
@@ -306,7 +290,7 @@ static void die_by_fault(int signo)
 		__asm__ volatile("pushf; orl $0x40000, (%%rsp); popf; mov 1(%1), %0" : "=r"(v) : "r"(&zero) : "cc", "memory");
 		break;
 	case SIGSYS:
-		die_by_filter();
+		confine_kill_process();
 		break;
 	}
 }

@@ -1,5 +1,6 @@
 /* Start of a monitor: from the kernel's initial stack and the start record to the first instruction of the guest. */
 #include <elf.h>
+#include "confine.h"
 #include "proc.h"
 #include "shim_offsets.h"
 #include "syscalls/handlers.h"
@@ -200,6 +201,8 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	host_call(__NR_fcntl, p->vault_fd, F_SETFD, 1);
 	const struct psb_start *start = read_start_record(start_fd);
 	host_call(__NR_close, start_fd);
+	if (!start->is_exec) /* a guest's execve has inherited it */
+		confine();
 	if (start->wait_fd)
 		release_wait((int)start->wait_fd, self_fd);
 	struct vault v;

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,3 +103,10 @@ def build(directory: Path) -> Path:
     command = ["gcc", *flags.split(), "-include", str(here / "record.h"), "-o", str(out), *sources]
     subprocess.run(command, check=True)
     return out
+
+
+@functools.cache
+def dispatcher() -> Dispatcher:
+    """The one of this process: its guest memory stands at a fixed address."""
+    with tempfile.TemporaryDirectory() as directory:
+        return Dispatcher(build(Path(directory)))
