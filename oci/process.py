@@ -13,7 +13,7 @@ from pysandbox.runtime import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pysandbox.oci.spec import Capabilities, Process, Rlimit, Spec
+    from pysandbox.oci.spec import Capabilities, Personality, Process, Rlimit, Spec
 
 _NAMES = (  # in the order of their numbers
     "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
@@ -268,8 +268,8 @@ def set_security_labels(process: Process, proc: int) -> None:
             raise from_os_error(f"apply security label {text!r}", error, LaunchError) from None
 
 
-def set_personality(spec: Spec) -> None:
-    wanted = spec.linux.personality
+def set_personality(wanted: Personality | None) -> None:
+    """linux.personality."""
     if wanted is None:
         return
     if wanted.domain not in ("LINUX", "LINUX32"):
@@ -285,9 +285,7 @@ def set_sysctls(spec: Spec, proc: int) -> None:
         # As sysctl(8): dots separate; a slash in the key stands for a dot in a name.
         path = key.translate({ord("."): "/", ord("/"): "."}) if "." in key.split("/", 1)[0] else key
         try:
-            fd = native.openat2(
-                proc, f"sys/{path}", os.O_WRONLY, 0, native.RESOLVE_BENEATH | native.RESOLVE_NO_SYMLINKS
-            )
+            fd = native.openat2(proc, f"sys/{path}", os.O_WRONLY, 0, native.RESOLVE_BENEATH | native.RESOLVE_NO_SYMLINKS)
             try:
                 os.write(fd, value.encode())
             finally:

@@ -4,8 +4,8 @@ through the channel; every step is one of `pysandbox.oci`'s modules, and the ord
 1. host side: session, OOM score (needs the host's /proc); the launcher moves the process into its cgroups meanwhile
 2. namespaces
 3. the root: mounts, devices, terminal; the launcher gets its descriptor and plans the program's text meanwhile
-4. pivot, then everything that narrows rights, then the program is looked up with the rights it will have
-5. vault, descriptors, exec
+4. pivot
+5. what every process of a container does before its program (`launch_exec`)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 
 from pysandbox.oci import devices, mounts, namespaces, process, rootfs
 from pysandbox.oci.errors import Error, LaunchError, from_os_error
-from pysandbox.runtime import abi, launch_channel, launch_console, launch_program, launch_vault, native
+from pysandbox.runtime import abi, launch_channel, launch_console, launch_exec, native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from pysandbox.runtime.launch_channel import Channel
     from pysandbox.runtime.launch_plan import LaunchPlan
-
-_SIGKILL = 9
 
 
 def container_process(plan: LaunchPlan, channel: Channel, planner: int | None, start_socket: int | None) -> NoReturn:
@@ -55,12 +53,10 @@ def _report(channel: Channel, error: Error) -> None:
         pass  # the launcher is gone: nobody to tell
 
 
-def _become_container(
-    plan: LaunchPlan, channel: Channel, planner: int | None, start_socket: int | None
-) -> NoReturn:
+def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, start_socket: int | None) -> NoReturn:
     spec, options = plan.spec, plan.options
-    tie_to_launcher(channel)
-    reset_signals()
+    launch_exec.tie_to_launcher(channel)
+    launch_exec.reset_signals()
     os.setsid()
     inbox = Inbox(channel, plan)
     warning = process.set_oom_score(spec.process.oom_score_adj)
@@ -98,73 +94,25 @@ def _become_container(
         channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
         process.set_sysctls(spec, proc)
         proc = container_proc(root, proc)
-    if terminal is not None:
-        launch_console.take_terminal(terminal)
-    os.umask(0o022 if spec.process.user.umask is None else spec.process.user.umask)
-    if not options.no_new_keyring:
-        join_keyring(options.id)
+    roles = {**plan.roles, abi.FD_PROC: proc}
+    if planner is not None:
+        roles[abi.FD_PLANNER] = planner
+    launch_exec.become(_program(plan), roles, inbox, channel, terminal=terminal, start_socket=start_socket)
 
-    inbox.joined()
-    index, store = inbox.plans()
-    vault = launch_vault.make_vault(_roles(plan, proc, index, store, planner))
 
-    process.set_scheduling(spec.process)
-    process.set_security_labels(spec.process, proc)
-    process.set_personality(spec)
-    process.own_stdio(spec.process.user.uid)
-    process.set_rlimits(spec.process.rlimits)
-    process.drop_bounding(plan.capabilities)
-    process.become_user(spec.process)
-    process.change_directory(spec.process)
-    # Always, whatever config.json says: the monitor's confinement rests on it.
-    native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
-    process.set_capabilities(plan.capabilities)
-    # A change of credentials clears it.
-    tie_to_launcher(channel)
-
-    env = process.environment(spec.process)
-    path = launch_program.find_program(spec.process.args[0], env)
-    launch_program.check_format(path)
-    number = launch_vault.monitor_number(process.descriptor_limit(spec.process.rlimits), 3 + options.preserve_fds)
-    record = launch_vault.start_record(
-        path=os.path.realpath(path),
-        execfn=path,
-        fds=[0, 1, 2, *range(3, 3 + options.preserve_fds)],
+def _program(plan: LaunchPlan) -> launch_exec.Program:
+    spec, options = plan.spec, plan.options
+    return launch_exec.Program(
+        process=spec.process,
+        personality=spec.linux.personality,
+        capabilities=plan.capabilities,
         dispatch=plan.dispatch,
         trace=plan.trace_mode,
         pin=plan.pin,
-        stack_limit=process.stack_limit(spec.process.rlimits),
-        wait_fd=0 if start_socket is None else number + 3,
+        preserve_fds=options.preserve_fds,
+        keyring="" if options.no_new_keyring else options.id,
+        detach=options.detach,
     )
-    # Whatever an engine leaked into the runtime stops here; those at their numbers are set inheritable afterwards.
-    native.close_range(3 + options.preserve_fds, flags=native.CLOSE_RANGE_CLOEXEC)
-    launch_vault.place(number, plan.monitor, vault, record, *(() if start_socket is None else (start_socket,)))
-    channel.send(launch_channel.READY)
-    if options.detach:
-        native.prctl(native.PR_SET_PDEATHSIG, 0)
-    try:
-        os.execve(number, list(spec.process.args), env)
-    except OSError as error:
-        raise from_os_error("start the monitor", error, LaunchError) from None
-
-
-def tie_to_launcher(channel: Channel) -> None:
-    """The launcher's death is this process's, too. It may have died just before: then the channel has ended."""
-    native.prctl(native.PR_SET_PDEATHSIG, _SIGKILL)
-    if channel.closed():
-        os._exit(1)
-
-
-def reset_signals() -> None:
-    """Python ignores SIGPIPE and SIGXFSZ, and an engine may leave others blocked or ignored: the program starts
-    clean.
-    """
-    import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, at 4 ms
-
-    for signo in range(1, _signal.NSIG):
-        if signo not in (9, 19, 32, 33):
-            _signal.signal(signo, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
 def set_names(plan: LaunchPlan) -> None:
@@ -232,7 +180,7 @@ def build_root(plan: LaunchPlan, inbox: Inbox) -> int:
 
 def preload() -> None:
     """All modules that the process needs once the host's files are out of sight."""
-    import _signal  # noqa: F401
+    import _signal  # type: ignore[import-not-found]  # noqa: F401
     import errno  # noqa: F401
     import fcntl  # noqa: F401
     import resource  # noqa: F401
@@ -292,32 +240,3 @@ def container_proc(root: int, own: int) -> int:
         same = False
     os.close(own if same else tree)
     return tree if same else own
-
-
-def join_keyring(container_id: str) -> None:
-    """A session keyring of the container's own: keys of the caller's session stay outside."""
-    try:
-        native.join_session_keyring(f"_ses.{container_id}")
-    except OSError as error:
-        import errno
-
-        # Kernel without keys, or a quota used up by other containers: the old keyring is left behind all the same,
-        # because the program's keyctl is decided by policy.
-        if error.errno not in (errno.ENOSYS, errno.EDQUOT):
-            raise from_os_error("join session keyring", error, LaunchError) from None
-
-
-def _roles(plan: LaunchPlan, proc: int, index: int | None, store: int | None, planner: int | None) -> dict[int, int]:
-    roles = {
-        abi.FD_KVM: plan.kvm,
-        abi.FD_MONITOR: plan.monitor,
-        abi.FD_TRACE: plan.trace,
-        abi.FD_POLICY: plan.policy,
-        abi.FD_PLAN_INDEX: index,
-        abi.FD_PLAN_STORE: store,
-        abi.FD_PROC: proc,
-        abi.FD_HOST_SELF: plan.host_self,
-        abi.FD_PLANNER: planner,
-        abi.FD_CTL: plan.control,
-    }
-    return {role: fd for role, fd in roles.items() if fd is not None}

@@ -75,6 +75,20 @@ class LaunchPlan(Struct):
     policy: int
     trace: int | None
 
+    @property
+    def roles(self) -> dict[int, int]:
+        """What goes into the vault: PSB_FD_* -> descriptor."""
+        roles = {
+            abi.FD_KVM: self.kvm,
+            abi.FD_MONITOR: self.monitor,
+            abi.FD_POLICY: self.policy,
+            abi.FD_HOST_SELF: self.host_self,
+            abi.FD_CTL: self.control,
+        }
+        if self.trace is not None:
+            roles[abi.FD_TRACE] = self.trace
+        return roles
+
 
 def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | None = None) -> LaunchPlan:
     """Raises the error of whatever is missing or not supported."""

@@ -11,8 +11,9 @@ from pysandbox.runtime import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pysandbox.runtime.launch_console import Proxy
-    from pysandbox.runtime.launch_plan import LaunchPlan
     from pysandbox.runtime.rewriter.plans import PlanSet
 
 _SIGCHLD, _SIGWINCH, _SIGKILL = 17, 28, 9
@@ -43,13 +44,13 @@ class Signals:
 
 
 class Running:
-    """A container whose first process is a child of the caller."""
+    """A process of a container that is a child of the caller. `groups`: cgroups whose processes end with it."""
 
-    def __init__(self, pid: int, plan: LaunchPlan, signals: Signals | None, planner: int | None) -> None:
+    def __init__(self, pid: int, signals: Signals | None, planner: int | None = None, groups: Sequence[str] = ()) -> None:
         self.pid = pid
         self.plans: PlanSet | None = None
         self.proxy: Proxy | None = None
-        self._plan = plan
+        self._groups = groups
         self._signals = signals
         self._planner = planner
         self._planner_pid = 0
@@ -160,9 +161,8 @@ class Running:
             except (ProcessLookupError, ChildProcessError):
                 pass
             self._planner_pid = 0
-        if not self._plan.namespaces.private("pid"):
-            # No pid namespace whose end would take the rest along.
-            for pid in cgroups.processes(cgroups.directories(self._plan.cgroup)):
+        if self._groups:
+            for pid in cgroups.processes(list(self._groups)):
                 try:
                     os.kill(pid, _SIGKILL)
                 except ProcessLookupError:

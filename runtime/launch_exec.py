@@ -1,0 +1,146 @@
+"""The last steps of a process on its way to its program, for a container's first process and for `exec` alike: all that
+narrows its rights, then the program is looked up with the rights it will have, then vault, descriptors, exec of the
+monitor.
+
+The caller is in the container's namespaces and root already, and can import nothing any more.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pysandbox.oci import process
+from pysandbox.oci._struct import Struct
+from pysandbox.oci.errors import LaunchError, from_os_error
+from pysandbox.runtime import abi, launch_channel, launch_console, launch_program, launch_vault, native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn, Protocol
+
+    from pysandbox.oci.process import CapabilitySets
+    from pysandbox.oci.spec import Personality, Process
+    from pysandbox.runtime.launch_channel import Channel
+
+    class Inbox(Protocol):
+        """What the launcher tells; each waits for it."""
+
+        def joined(self) -> None: ...
+        def plans(self) -> tuple[int | None, int | None]: ...
+
+
+_SIGKILL = 9
+
+
+class Program(Struct):
+    """What to become. `dispatch`, `trace`, `pin`: as in the start record; `keyring`: id of the container whose session
+    keyring is joined, "" for none; `detach`: the process outlives the launcher."""
+
+    process: Process
+    personality: Personality | None
+    capabilities: CapabilitySets
+    dispatch: int
+    trace: int
+    pin: int
+    preserve_fds: int
+    keyring: str
+    detach: bool
+
+
+def become(
+    program: Program,
+    roles: dict[int, int],
+    inbox: Inbox,
+    channel: Channel,
+    *,
+    terminal: int | None = None,
+    start_socket: int | None = None,
+) -> NoReturn:
+    """`roles`: PSB_FD_* -> descriptor, all but the plans; `terminal`: slave to be the controlling terminal;
+    `start_socket`: what the program waits on.
+    """
+    wanted = program.process
+    if terminal is not None:
+        launch_console.take_terminal(terminal)
+    os.umask(0o022 if wanted.user.umask is None else wanted.user.umask)
+    if program.keyring:
+        join_keyring(program.keyring)
+
+    inbox.joined()
+    index, store = inbox.plans()
+    if index is not None and store is not None:
+        roles = {**roles, abi.FD_PLAN_INDEX: index, abi.FD_PLAN_STORE: store}
+    vault = launch_vault.make_vault(roles)
+
+    process.set_scheduling(wanted)
+    process.set_security_labels(wanted, roles[abi.FD_PROC])
+    process.set_personality(program.personality)
+    process.own_stdio(wanted.user.uid)
+    process.set_rlimits(wanted.rlimits)
+    process.drop_bounding(program.capabilities)
+    process.become_user(wanted)
+    process.change_directory(wanted)
+    # Always, whatever config.json says: the monitor's confinement rests on it.
+    native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
+    process.set_capabilities(program.capabilities)
+    # A change of credentials clears it.
+    tie_to_launcher(channel)
+
+    env = process.environment(wanted)
+    path = launch_program.find_program(wanted.args[0], env)
+    launch_program.check_format(path)
+    first_free = 3 + program.preserve_fds
+    number = launch_vault.monitor_number(process.descriptor_limit(wanted.rlimits), first_free)
+    record = launch_vault.start_record(
+        path=os.path.realpath(path),
+        execfn=path,
+        fds=[0, 1, 2, *range(3, first_free)],
+        dispatch=program.dispatch,
+        trace=program.trace,
+        pin=program.pin,
+        stack_limit=process.stack_limit(wanted.rlimits),
+        wait_fd=0 if start_socket is None else number + 3,
+    )
+    # Whatever an engine leaked into the runtime stops here; those at their numbers are set inheritable afterwards.
+    native.close_range(first_free, flags=native.CLOSE_RANGE_CLOEXEC)
+    waiting = () if start_socket is None else (start_socket,)
+    launch_vault.place(number, roles[abi.FD_MONITOR], vault, record, *waiting)
+    channel.send(launch_channel.READY)
+    if program.detach:
+        native.prctl(native.PR_SET_PDEATHSIG, 0)
+    try:
+        os.execve(number, list(wanted.args), env)
+    except OSError as error:
+        raise from_os_error("start the monitor", error, LaunchError) from None
+
+
+def tie_to_launcher(channel: Channel) -> None:
+    """The launcher's death is this process's, too. It may have died just before: then the channel has ended."""
+    native.prctl(native.PR_SET_PDEATHSIG, _SIGKILL)
+    if channel.closed():
+        os._exit(1)
+
+
+def reset_signals() -> None:
+    """Python ignores SIGPIPE and SIGXFSZ, and an engine may leave others blocked or ignored: the program starts
+    clean.
+    """
+    import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, at 4 ms
+
+    for signo in range(1, _signal.NSIG):
+        if signo not in (9, 19, 32, 33):
+            _signal.signal(signo, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def join_keyring(container_id: str) -> None:
+    """A session keyring of the container's own: keys of the caller's session stay outside."""
+    try:
+        native.join_session_keyring(f"_ses.{container_id}")
+    except OSError as error:
+        import errno
+
+        # Kernel without keys, or a quota used up by other containers: the old keyring is left behind all the same,
+        # because the program's keyctl is decided by policy.
+        if error.errno not in (errno.ENOSYS, errno.EDQUOT):
+            raise from_os_error("join session keyring", error, LaunchError) from None
