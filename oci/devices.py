@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 DEFAULT_DEVICES = (
     Device(path="/dev/null", type="c", major=1, minor=3),
-    Device(path="/dev/zero", type="c", major=1, minor=5),
-    Device(path="/dev/full", type="c", major=1, minor=7),
     Device(path="/dev/random", type="c", major=1, minor=8),
-    Device(path="/dev/urandom", type="c", major=1, minor=9),
+    Device(path="/dev/full", type="c", major=1, minor=7),
     Device(path="/dev/tty", type="c", major=5, minor=0),
+    Device(path="/dev/zero", type="c", major=1, minor=5),
+    Device(path="/dev/urandom", type="c", major=1, minor=9),
 )
 _LINKS = (
     ("/dev/fd", "/proc/self/fd"),

@@ -12,7 +12,7 @@ import stat
 
 from pysandbox.oci import rootfs
 from pysandbox.oci._struct import Struct
-from pysandbox.oci.errors import ConfigError, ResourceError, UnsupportedError, from_os_error, host_reason
+from pysandbox.oci.errors import ConfigError, ResourceError, from_os_error, host_reason
 from pysandbox.runtime import native
 
 TYPE_CHECKING = False
@@ -103,14 +103,15 @@ class Options(Struct):
     set_attr: int
     clear_attr: int
     copy_up: bool
+    recursive_idmap: bool
 
 
 def parse_options(options: tuple[str, ...]) -> Options:
-    """Later options win over earlier ones. Raises `UnsupportedError` for id-mapped mounts."""
+    """Later options win over earlier ones."""
     flags = set_attr = clear_attr = 0
     propagation: list[int] = []
     data: list[str] = []
-    copy_up = False
+    copy_up = recursive_idmap = False
     for option in options:
         if option in FLAGS:
             on, off = FLAGS[option]
@@ -124,7 +125,7 @@ def parse_options(options: tuple[str, ...]) -> Options:
         elif option == "tmpcopyup":
             copy_up = True
         elif option in ("idmap", "ridmap"):
-            raise UnsupportedError(f"mount option {option!r}: id-mapped mounts are not supported yet")
+            recursive_idmap = option == "ridmap"  # which mapping, `Namespaces.idmaps` says
         else:
             data.append(option)
     return Options(
@@ -134,21 +135,44 @@ def parse_options(options: tuple[str, ...]) -> Options:
         set_attr=set_attr,
         clear_attr=clear_attr,
         copy_up=copy_up,
+        recursive_idmap=recursive_idmap,
     )
 
 
-def mount_all(root: int, spec: Spec, bundle: str, cgroup: Cgroup | None, joined: Callable[[], None]) -> None:
+def is_bind(mount: Mount, options: Options) -> bool:
+    return bool(options.flags & native.MS_BIND) or mount.type == "bind"
+
+
+def count_binds(spec: Spec) -> int:
+    return sum(is_bind(mount, parse_options(mount.options)) for mount in spec.mounts)
+
+
+def mount_all(
+    root: int,
+    spec: Spec,
+    bundle: str,
+    cgroup: Cgroup | None,
+    joined: Callable[[], None],
+    idmaps: dict[int, int],
+    sources: list[int] | None = None,
+) -> None:
     """Makes all mounts of config.json in order. `bundle`: what relative bind sources are relative to. `joined` is
-    called before a mount that depends on the caller's cgroup: it returns when the caller is in it.
+    called before a mount that depends on the caller's cgroup: it returns when the caller is in it. `idmaps`: see
+    `Namespaces`. `sources`: what `open_source` made for each bind mount, where the caller cannot open them itself.
 
     Raises `ResourceError` naming the destination.
     """
-    for mount in spec.mounts:
+    opened = iter(sources) if sources is not None else None
+    for number, mount in enumerate(spec.mounts):
         options = parse_options(mount.options)
         if mount.type in ("cgroup", "cgroup2"):
             joined()
         try:
-            _mount_one(root, mount, options, spec, bundle, cgroup)
+            if is_bind(mount, options):
+                tree = next(opened) if opened is not None else open_source(mount, options, bundle, idmaps.get(number))
+                _bind(root, mount, options, tree)
+            else:
+                _mount_one(root, mount, options, spec, cgroup)
         except OSError as error:
             source = mount.source or mount.type
             raise from_os_error(f"mount {source!r} at {mount.destination!r}", error) from None
@@ -173,12 +197,8 @@ def _below_dev(destination: str) -> bool:
     return path == "/dev" or path.startswith("/dev/")
 
 
-def _mount_one(root: int, mount: Mount, options: Options, spec: Spec, bundle: str, cgroup: Cgroup | None) -> None:
-    if mount.uid_mappings or mount.gid_mappings:
-        raise UnsupportedError(f"mount at {mount.destination!r}: id-mapped mounts are not supported yet")
-    if options.flags & native.MS_BIND or mount.type == "bind":
-        _bind(root, mount, options, bundle)
-    elif mount.type in ("proc", "sysfs"):
+def _mount_one(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgroup | None) -> None:
+    if mount.type in ("proc", "sysfs"):
         _kernel_view(root, mount, options)
     elif mount.type == "tmpfs":
         _tmpfs(root, mount, options)
@@ -274,7 +294,8 @@ def _tmpfs(root: int, mount: Mount, options: Options) -> None:
     os.close(top)
 
 
-def _bind(root: int, mount: Mount, options: Options, bundle: str) -> None:
+def open_source(mount: Mount, options: Options, bundle: str, idmap: int | None) -> int:
+    """A detached copy of what is to be bound, id-mapped by the user namespace `idmap` if that is asked for."""
     if not mount.source:
         raise ConfigError(f"bind mount at {mount.destination!r} has no source", pointer="/mounts")
     source = os.path.join(bundle, mount.source)
@@ -286,6 +307,20 @@ def _bind(root: int, mount: Mount, options: Options, bundle: str) -> None:
         raise ResourceError(
             f"mount {mount.source!r} at {mount.destination!r}: stat {source}: {reason}", errno=error.errno
         ) from None
+    if idmap is not None:
+        try:
+            recursive = native.AT_RECURSIVE if options.recursive_idmap else 0
+            native.mount_setattr(tree, recursive, native.MOUNT_ATTR_IDMAP, userns_fd=idmap)
+        except OSError as error:
+            reason = host_reason(error.errno)
+            if error.errno == errno.EINVAL:
+                reason += " (does its file system support id-mapped mounts?)"
+            raise ResourceError(f"id-map {mount.source!r} for {mount.destination!r}: {reason}", errno=error.errno) from None
+    return tree
+
+
+def _bind(root: int, mount: Mount, options: Options, tree: int) -> None:
+    """Attaches the detached mount and applies the options to it. Closes `tree`."""
     try:
         found = os.fstat(tree)
         if stat.S_ISDIR(found.st_mode):

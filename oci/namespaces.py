@@ -11,7 +11,7 @@ import os
 import stat
 
 from pysandbox.oci._struct import Struct
-from pysandbox.oci.errors import ConfigError, ResourceError, UnsupportedError, from_os_error
+from pysandbox.oci.errors import ConfigError, ResourceError, from_os_error
 from pysandbox.runtime import native
 
 TYPE_CHECKING = False
@@ -34,14 +34,22 @@ _NS_GET_NSTYPE = 0xB703
 
 
 class Namespaces(Struct):
-    """What to do. `new`: types to make; `join`: type -> descriptor of the namespace to enter."""
+    """What to do. `new`: types to make; `join`: type -> descriptor of the namespace to enter. A new user namespace is
+    made beforehand, so it is one to join. `idmaps`: index of an id-mapped mount -> user namespace with its mapping.
+    """
 
     new: frozenset[str]
     join: dict[str, int]
+    idmaps: dict[int, int]
 
     def private(self, kind: str) -> bool:
         """True when the container does not live in the launcher's own namespace of this type."""
         return kind in self.new or kind in self.join
+
+    @property
+    def user(self) -> bool:
+        """True when the container lives in a user namespace of its own."""
+        return "user" in self.join
 
 
 def open_namespaces(spec: Spec) -> Namespaces:
@@ -53,10 +61,13 @@ def open_namespaces(spec: Spec) -> Namespaces:
     for number, ns in enumerate(spec.linux.namespaces):
         if ns.type not in KINDS:
             raise ConfigError(f"unknown namespace type {ns.type!r}", pointer=f"/linux/namespaces/{number}/type")
-        if ns.type == "user":
-            raise UnsupportedError("user namespaces are not supported yet (config.json: /linux/namespaces)")
         if not ns.path:
-            new.add(ns.type)
+            if ns.type == "user":
+                from pysandbox.oci.userns import new_user_namespace
+
+                join["user"] = new_user_namespace(spec.linux.uid_mappings, spec.linux.gid_mappings)
+            else:
+                new.add(ns.type)
             continue
         flag = KINDS[ns.type][0]
         try:
@@ -70,8 +81,65 @@ def open_namespaces(spec: Spec) -> Namespaces:
         if found != flag:
             os.close(fd)
             raise ConfigError(f"{ns.path} is not a namespace of type {ns.type}", pointer=f"/linux/namespaces/{number}/path")
+        if ns.type == "user" and os.path.samestat(os.fstat(fd), os.stat("/proc/self/ns/user")):
+            os.close(fd)  # setns(2) refuses the caller's own, and nothing is asked for
+            continue
         join[ns.type] = fd
-    return Namespaces(new=frozenset(new), join=join)
+    return Namespaces(new=frozenset(new), join=join, idmaps=_idmaps(spec, join.get("user")))
+
+
+def _idmaps(spec: Spec, container: int | None) -> dict[int, int]:
+    """For each id-mapped mount a user namespace with its mapping: that of the mount, or the container's."""
+    found: dict[int, int] = {}
+    made: dict[tuple[object, object], int] = {}
+    for number, mount in enumerate(spec.mounts):
+        if mount.uid_mappings:
+            from pysandbox.oci.userns import new_user_namespace
+
+            key = mount.uid_mappings, mount.gid_mappings
+            if key not in made:
+                made[key] = new_user_namespace(*key)
+            found[number] = made[key]
+        elif container is not None and ("idmap" in mount.options or "ridmap" in mount.options):
+            found[number] = container
+    return found
+
+
+def enter_user(namespaces: Namespaces, spec: Spec) -> None:
+    """Enters the user namespace and all others to be joined, and makes the pid and time namespaces for children.
+
+    A namespace to be joined may be the host's, to be joined with the caller's rights, or belong to the user namespace.
+    """
+    later: list[str] = []
+    for kind, fd in _join_order(namespaces):
+        if kind in ("user", "mount"):
+            continue
+        try:
+            native.setns(fd, KINDS[kind][0])
+        except PermissionError:
+            later.append(kind)
+        except OSError as error:
+            raise from_os_error(f"join {kind} namespace", error) from None
+    for kind in ("user", *later):
+        try:
+            native.setns(namespaces.join[kind], KINDS[kind][0])
+        except OSError as error:
+            raise from_os_error(f"join {kind} namespace", error) from None
+    flags = 0
+    for kind in _FOR_CHILDREN:
+        if kind in namespaces.new:
+            flags |= KINDS[kind][0]
+    try:
+        if flags:
+            native.unshare(flags)
+    except OSError as error:
+        raise from_os_error("unshare pid and time namespaces", error) from None
+    if "time" in namespaces.new:
+        _write_time_offsets(spec)
+
+
+def _join_order(namespaces: Namespaces) -> list[tuple[str, int]]:
+    return sorted(namespaces.join.items(), key=lambda item: list(KINDS).index(item[0]))
 
 
 class for_children:
@@ -118,9 +186,15 @@ def _write_time_offsets(spec: Spec) -> None:
 
 
 def enter(namespaces: Namespaces) -> None:
-    """Joins and makes all but the pid, time and new cgroup namespaces, in the calling process."""
-    for kind, fd in sorted(namespaces.join.items(), key=lambda item: list(KINDS).index(item[0])):
-        if kind in _FOR_CHILDREN:
+    """Joins and makes all but the pid, time and new cgroup namespaces, in the calling process. Where there is a user
+    namespace, the process comes from `enter_user` and becomes its root here.
+    """
+    if namespaces.user:
+        from pysandbox.oci.userns import become_root, become_root_group
+
+        become_root()
+    for kind, fd in _join_order(namespaces):
+        if kind in _FOR_CHILDREN or (namespaces.user and kind != "mount"):
             continue
         try:
             native.setns(fd, KINDS[kind][0])
@@ -135,6 +209,8 @@ def enter(namespaces: Namespaces) -> None:
             native.unshare(flags)
         except OSError as error:
             raise from_os_error(f"unshare namespaces ({', '.join(sorted(namespaces.new))})", error) from None
+    if namespaces.user:
+        become_root_group()
     if "network" in namespaces.new:
         raise_loopback()
 

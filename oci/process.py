@@ -76,8 +76,9 @@ class CapabilitySets:
     there.
     """
 
-    def __init__(self, wanted: Capabilities | None) -> None:
-        bound = _own_bounding()
+    def __init__(self, wanted: Capabilities | None, *, new_user: bool = False) -> None:
+        # A new user namespace starts with everything the kernel knows, whatever its maker has.
+        bound = _known() if new_user else _own_bounding()
         missing: list[str] = []
 
         def mask(names: tuple[str, ...]) -> int:
@@ -99,6 +100,17 @@ class CapabilitySets:
         # The kernel raises only what is permitted and inheritable; runc asks for what it can get in the same way.
         self.ambient = (mask(wanted.ambient) if wanted else 0) & self.permitted & self.inheritable
         self.missing = tuple(missing)
+
+
+def _known() -> int:
+    bound = 0
+    for number in range(len(CAPABILITIES)):
+        try:
+            native.prctl(native.PR_CAPBSET_READ, number)
+        except OSError:
+            break
+        bound |= 1 << number
+    return bound
 
 
 def _own_bounding() -> int:
@@ -150,6 +162,21 @@ def set_capabilities(sets: CapabilitySets) -> None:
                 native.prctl(native.PR_CAP_AMBIENT, native.PR_CAP_AMBIENT_RAISE, number)
     except OSError as error:
         raise from_os_error("apply capabilities", error, LaunchError) from None
+
+
+def raise_hard_limits(rlimits: tuple[Rlimit, ...]) -> None:
+    """Hard limits above the present ones, for a process that will lose the right to raise them; soft ones stay."""
+    import resource
+
+    for limit in rlimits:
+        number = RLIMITS[limit.type]
+        soft, hard = resource.getrlimit(number)
+        wanted = resource.RLIM_INFINITY if limit.hard == _INFINITY else limit.hard
+        if hard != resource.RLIM_INFINITY and (wanted == resource.RLIM_INFINITY or wanted > hard):
+            try:
+                resource.setrlimit(number, (soft, wanted))
+            except (OSError, ValueError):
+                continue  # `set_rlimits` says what was refused
 
 
 def set_rlimits(rlimits: tuple[Rlimit, ...]) -> None:

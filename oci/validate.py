@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-    from pysandbox.oci.spec import Capabilities, Hooks, IDMapping, Linux, Process, Spec
+    from pysandbox.oci.spec import Capabilities, Hooks, IDMapping, Linux, Mount, Process, Spec
 
 _CAPABILITY_NAMES = """
     CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
@@ -127,6 +127,7 @@ def meaning(spec: Spec) -> None:
     _hooks(spec.hooks)
     _namespaces(spec)
     _mappings(spec.linux)
+    _mounts(spec.mounts)
     _linux(spec.linux)
     if spec.linux.sysctl:
         _sysctl(spec.linux.sysctl, spec.linux)
@@ -247,6 +248,21 @@ def _mappings(linux: Linux) -> None:
         if not mappings and ns is not None and not ns.path:
             raise ConfigError(f"a new user namespace needs {name}", pointer="/linux")
         _ranges(mappings, f"/linux/{name}")
+        if mappings and not any(m.container_id == 0 for m in mappings):
+            raise ConfigError("no mapping for the container's root (containerID 0)", pointer=f"/linux/{name}")
+
+
+def _mounts(mounts: Sequence[Mount]) -> None:
+    for i, mount in enumerate(mounts):
+        if not mount.uid_mappings and not mount.gid_mappings:
+            continue
+        at = f"/mounts/{i}"
+        for mappings, name in ((mount.uid_mappings, "uidMappings"), (mount.gid_mappings, "gidMappings")):
+            if not mappings:
+                raise ConfigError(f"an id-mapped mount needs {name}", pointer=at)
+            _ranges(mappings, f"{at}/{name}")
+        if mount.type != "bind" and "bind" not in mount.options and "rbind" not in mount.options:
+            raise ConfigError("id mappings are for bind mounts", pointer=at)
 
 
 def _ranges(mappings: Sequence[IDMapping], pointer: str) -> None:

@@ -16,9 +16,11 @@ from pysandbox.runtime import launch_channel, launch_follow, launch_plan, launch
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from pysandbox.oci.bundle import Bundle
     from pysandbox.oci.state import Container, Store
+    from pysandbox.runtime.launch_channel import Channel
     from pysandbox.runtime.launch_plan import LaunchPlan, Options
 
 
@@ -86,15 +88,16 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     start_socket = launch_release.listener(container.directory) if options.wait else None
     ours, theirs = launch_channel.channel_pair()
     try:
-        with for_children(plan.namespaces, plan.spec):
-            pid = os.fork()
-            if pid == 0:
-                ours.close()
-                if planner:
-                    os.close(planner[0])
-                from pysandbox.runtime.launch_child import container_process
 
-                container_process(plan, theirs, planner[1] if planner else None, start_socket.fileno() if start_socket else None)
+        def become() -> NoReturn:
+            ours.close()
+            if planner:
+                os.close(planner[0])
+            from pysandbox.runtime.launch_child import container_process
+
+            container_process(plan, theirs, planner[1] if planner else None, start_socket.fileno() if start_socket else None)
+
+        pid = _fork(plan, theirs, become)
     except OSError as error:
         raise from_os_error("fork", error, LaunchError) from None
     theirs.close()
@@ -108,7 +111,9 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     try:
         container.set_init(pid)
         joiner = launch_follow.Joiner(plan.cgroup, pid, ours)
-        launch_follow.follow(ours, running, plan.spec.process, joiner, warn, console_socket=options.console_socket)
+        launch_follow.follow(
+            ours, running, plan.spec.process, joiner, warn, console_socket=options.console_socket, more=_handlers(plan, pid, ours)
+        )
         if options.wait and not launch_release.ask(container.directory):
             raise LaunchError("the container process ended before it could wait for its start")
         if options.pid_file:
@@ -122,6 +127,29 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     finally:
         ours.close()
     return running
+
+
+def _handlers(plan: LaunchPlan, pid: int, channel: Channel) -> dict[str, Callable[[str, list[int]], None]]:
+    if not plan.namespaces.user:
+        return {}
+    from pysandbox.runtime.launch_userns import serve_sources
+
+    return {launch_channel.MOUNTS: lambda _text, _fds: serve_sources(plan, pid, channel)}
+
+
+def _fork(plan: LaunchPlan, channel: Channel, become: Callable[[], NoReturn]) -> int:
+    """Forks a process into the container's user, pid and time namespaces, where it runs `become`; the pid. `channel`:
+    the process' end.
+    """
+    if plan.namespaces.user:
+        from pysandbox.runtime.launch_userns import fork_process
+
+        return fork_process(plan, channel, become)
+    with for_children(plan.namespaces, plan.spec):
+        pid = os.fork()
+        if pid == 0:
+            become()
+    return pid
 
 
 def _planner_pair() -> tuple[int, int]:

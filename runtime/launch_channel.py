@@ -19,12 +19,14 @@ ROOT = "R"  # child: all mounts are made; descriptor: the root (O_PATH); text: t
 TERMINAL = "T"  # child: descriptor: master of the container's terminal
 WARNING = "W"  # child: something asked for was not applied
 READY = "Y"  # child: all is set up; only the exec is left
+MOUNTS = "M"  # child in a user namespace: its mount namespace is made; it waits for SOURCES
+SOURCES = "S"  # launcher: descriptors: root, then bind mounts in order; several messages
 JOINED = "J"  # launcher: the process is in its cgroups
 PLANS = "P"  # launcher: descriptors: plan index and plan store; go on
 ERROR = "E"  # child: class name, errno, status, message, separated by NUL; the child ends after it
 
 _MAX_TEXT = 65536
-_MAX_FDS = 4
+MAX_FDS = 4
 
 
 class Channel:
@@ -47,7 +49,7 @@ class Channel:
     def receive(self) -> tuple[str, str, list[int]] | None:
         """(kind, text, descriptors), or None at the end. Waits."""
         try:
-            payload, ancillary, _, _ = self._sock.recvmsg(_MAX_TEXT, CMSG_LEN(4 * _MAX_FDS), 0x40000000)  # MSG_CMSG_CLOEXEC
+            payload, ancillary, _, _ = self._sock.recvmsg(_MAX_TEXT, CMSG_LEN(4 * MAX_FDS), 0x40000000)  # MSG_CMSG_CLOEXEC
         except ConnectionResetError:
             return None
         if not payload:

@@ -59,9 +59,8 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
     launch_exec.reset_signals()
     os.setsid()
     inbox = Inbox(channel, plan)
-    warning = process.set_oom_score(spec.process.oom_score_adj)
-    if warning:
-        channel.send(launch_channel.WARNING, warning)
+    if not plan.namespaces.user:
+        set_oom_score(plan, channel)
     preload()
     namespaces.enter(plan.namespaces)
     set_names(plan)
@@ -115,6 +114,12 @@ def _program(plan: LaunchPlan) -> launch_exec.Program:
     )
 
 
+def set_oom_score(plan: LaunchPlan, channel: Channel) -> None:
+    warning = process.set_oom_score(plan.spec.process.oom_score_adj)
+    if warning:
+        channel.send(launch_channel.WARNING, warning)
+
+
 def set_names(plan: LaunchPlan) -> None:
     """hostname and domainname."""
     if plan.spec.hostname:
@@ -137,17 +142,19 @@ class Inbox:
     def __init__(self, channel: Channel, plan: LaunchPlan) -> None:
         self._channel = channel
         self._namespaces = plan.namespaces
-        self._kinds: set[str] = set()
-        self._plans: list[int] = []
+        self._fds: dict[str, list[int]] = {}
         self._entered = False
 
-    def _wait(self, kind: str) -> None:
-        while kind not in self._kinds:
+    def _wait(self, kind: str, count: int = 0) -> list[int]:
+        """The descriptors of messages of this kind, when there has been one and there are at least `count`."""
+        while kind not in self._fds or len(self._fds[kind]) < count:
             message = self._channel.receive()
             if message is None:
                 os._exit(1)  # the launcher died, or gave up
-            self._kinds.add(message[0])
-            self._plans += message[2]
+            if message[0] == launch_channel.ERROR:
+                raise launch_channel.error_from(message[1])
+            self._fds.setdefault(message[0], []).extend(message[2])
+        return self._fds[kind]
 
     def joined(self) -> None:
         """Waits until this process is in its cgroups; its cgroup namespace begins there."""
@@ -158,9 +165,14 @@ class Inbox:
 
     def plans(self) -> tuple[int | None, int | None]:
         """Descriptors of plan index and plan store, None where there are no plans."""
-        self._wait(launch_channel.PLANS)
-        index, store = self._plans or (None, None)
+        index, store = self._wait(launch_channel.PLANS) or (None, None)
         return index, store
+
+    def sources(self, count: int) -> tuple[int, list[int]]:
+        """The root and `count` sources of bind mounts, opened by someone with the host's rights."""
+        self._channel.send(launch_channel.MOUNTS)
+        root, *trees = self._wait(launch_channel.SOURCES, count + 1)
+        return root, trees
 
 
 def build_root(plan: LaunchPlan, inbox: Inbox) -> int:
@@ -171,8 +183,12 @@ def build_root(plan: LaunchPlan, inbox: Inbox) -> int:
 
         launch_overlay.mount_overlay(plan.options.overlay)
         place = launch_overlay.root_of(plan.options.overlay)
-    root = rootfs.prepare_root(spec, place)
-    mounts.mount_all(root, spec, plan.bundle, plan.cgroup, inbox.joined)
+    sources: list[int] | None = None
+    if plan.namespaces.user:
+        root, sources = inbox.sources(mounts.count_binds(spec))
+    else:
+        root = rootfs.prepare_root(spec, place)
+    mounts.mount_all(root, spec, plan.bundle, plan.cgroup, inbox.joined, plan.namespaces.idmaps, sources)
     if devices.needs_dev(spec):
         devices.make_devices(root, spec)
     return root

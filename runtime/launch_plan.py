@@ -100,6 +100,7 @@ def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | Non
         os.close(fd)
     except OSError as error:
         raise BundleError(f"invalid rootfs: stat {rootfs}: {host_reason(error.errno)}", errno=error.errno) from None
+    spaces = namespaces.open_namespaces(spec)
     annotations = spec.annotations
     trace_mode = _choice(annotations, "dev.pysandbox.trace", _TRACE, "ring")
     return LaunchPlan(
@@ -110,8 +111,8 @@ def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | Non
         dispatch=_choice(annotations, "dev.pysandbox.dispatch", _DISPATCH, "auto"),
         pin=_choice(annotations, "dev.pysandbox.pin", _PIN, "log"),
         trace_mode=trace_mode,
-        capabilities=process.CapabilitySets(spec.process.capabilities),
-        namespaces=namespaces.open_namespaces(spec),
+        capabilities=process.CapabilitySets(spec.process.capabilities, new_user=spaces.user),
+        namespaces=spaces,
         cgroup=cgroups.plan(spec, options.id),
         kvm=open_kvm(),
         host_self=os.open("/proc/thread-self", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),

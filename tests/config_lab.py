@@ -150,17 +150,24 @@ def _give_to(tree: Path, owner: int) -> None:
             os.chown(Path(place) / entry, owner, owner, follow_symlinks=False)
 
 
-def run(runtime: str, bundle: Path, timeout: float = 60) -> Seen:
+def run(runtime: str, bundle: Path, timeout: float = 60, **environment: str) -> Seen:
     command = [runtime, "--root", str(bundle / f"state-{Path(runtime).name}"), "run", "-b", str(bundle), bundle.name]
     done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=timeout, check=False
-    )
+        command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=timeout, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     return Seen(done.returncode, done.stdout, done.stderr)
 
 
-def normal(text: str) -> list[str]:
-    """Lines without what no two runs have in common."""
+def normal(text: str, any_order: bool) -> list[str]:
+    """Lines without what no two runs have in common. `any_order`: mount tables are listed in the order in which mounts got
+    their numbers, which sources that were opened beforehand have early.
+    """
     lines = []
+    if any_order:
+        head, _, rest = text.partition("[mounts]\n")
+        table, _, tail = rest.partition("[dev]\n")
+        text = head + "[mounts]\n" + "\n".join(sorted(table.splitlines())) + "\n[dev]\n" + tail
     for line in text.splitlines():
         # The root's own propagation: runc before 1.1.8 forgets it, the specification and later versions do not.
         line = re.sub(r"^(\S+/rootfs / .*) shared:\d+ - ", r"\1 - ", line)
@@ -174,7 +181,9 @@ def differences(config: Config, top: Path, name: str, pysandbox: str, runc: str 
     theirs = run(runc, bundle)
     bundle = prepare(config, top, name)
     ours = run(pysandbox, bundle)
-    out = list(difflib.unified_diff(normal(theirs.stdout), normal(ours.stdout), "runc", "pysandbox", lineterm="", n=0))
+    any_order = "uidMappings" in config["linux"]
+    shown = [normal(seen.stdout, any_order) for seen in (theirs, ours)]
+    out = list(difflib.unified_diff(*shown, "runc", "pysandbox", lineterm="", n=0))
     if "[pids]" not in theirs.stdout:
         out.append("the observation did not run to its end under runc")
     if ours.status != theirs.status:

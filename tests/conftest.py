@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -200,3 +201,12 @@ def state_root(tmp_path: Path) -> Path:
     path = tmp_path / "state"
     path.mkdir(mode=0o700)
     return path
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The stand-in for the monitor (tests/launch/standin.c): programs run natively."""
+    out = tmp_path_factory.mktemp("standin") / "standin"
+    source = TOP / "tests/launch/standin.c"
+    subprocess.run(["gcc", "-O1", "-static", "-Wall", "-Wextra", "-Werror", "-o", out, source], check=True)
+    return str(out)

@@ -37,14 +37,6 @@ def _missing() -> str:
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(_missing()), reason=_missing() or "-")]
 
 
-@pytest.fixture(scope="module")
-def standin(tmp_path_factory: pytest.TempPathFactory) -> str:
-    out = tmp_path_factory.mktemp("standin") / "standin"
-    source = TOP / "tests/launch/standin.c"
-    subprocess.run(["gcc", "-O1", "-static", "-Wall", "-Wextra", "-Werror", "-o", out, source], check=True)
-    return str(out)
-
-
 class Box:
     """A busybox bundle and a state root."""
 
@@ -272,11 +264,11 @@ BAD: list[tuple[str, str | list[str], Change | None, str]] = [
         lambda c: (
             c["linux"]["namespaces"].append({"type": "user"}),
             c["linux"].update(
-                uidMappings=[{"containerID": 0, "hostID": 0, "size": 1}],
+                uidMappings=[{"containerID": 1, "hostID": 0, "size": 1}],
                 gidMappings=[{"containerID": 0, "hostID": 0, "size": 1}],
             ),
         ),
-        "not supported yet",
+        "/linux/uidMappings: no mapping for the container's root",
     ),
     (
         "namespace path",

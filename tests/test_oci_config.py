@@ -275,6 +275,17 @@ ONE = {"containerID": 0, "hostID": 1000, "size": 10}
             "/linux/uidMappings/0/size",
             "size 0",
         ),
+        (
+            with_namespaces("user", uidMappings=[{**ONE, "containerID": 1}], gidMappings=[ONE]),
+            "/linux/uidMappings",
+            "container's root",
+        ),
+        (small(mounts=[{"destination": "/m", "type": "bind", "uidMappings": [ONE]}]), "/mounts/0", "needs gidMappings"),
+        (
+            small(mounts=[{"destination": "/m", "type": "tmpfs", "uidMappings": [ONE], "gidMappings": [ONE]}]),
+            "/mounts/0",
+            "bind mounts",
+        ),
         (with_namespaces("mount", maskedPaths=["proc/x"]), "/linux/maskedPaths/0", "absolute path"),
         (with_namespaces("mount", readonlyPaths=["/a", ""]), "/linux/readonlyPaths/1", "absolute path"),
         (with_namespaces("pid", maskedPaths=["/proc/x"]), "/linux/maskedPaths", "needs a mount namespace"),

@@ -232,6 +232,11 @@ def attach_device_filter(cgroup_fd: int, instructions: bytes) -> None:
     _check(_lib.psb_device_filter(cgroup_fd, instructions, len(instructions) // 8))
 
 
+def fork_sibling() -> int:
+    """fork(2) with CLONE_PARENT: the new process is a child of the caller's parent. The caller must have one thread."""
+    return _check(_lib.psb_fork_sibling())
+
+
 def rdtsc() -> int:
     """The time stamp counter of the CPU we are on."""
     return int(_lib.psb_rdtsc())

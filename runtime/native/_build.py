@@ -42,6 +42,7 @@ long psb_ioprio_set(int ioclass, int priority);
 long psb_sched_setattr(unsigned int policy, unsigned long long flags, int nice, unsigned int priority,
                        unsigned long long runtime, unsigned long long deadline, unsigned long long period);
 long psb_device_filter(int cgroup_fd, const void *insns, unsigned int count);
+long psb_fork_sibling(void);
 unsigned long long psb_rdtsc(void);
 """
 
@@ -176,6 +177,8 @@ static long psb_device_filter(int cgroup_fd, const void *insns, unsigned int cou
 	close((int)prog);
 	return ret;
 }
+/* As fork(2), but the child's parent is the caller's. Only for a process with one thread: nothing is done for others. */
+static long psb_fork_sibling(void) { RESULT(syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0)); }
 static unsigned long long psb_rdtsc(void) { return __builtin_ia32_rdtsc(); }
 """
 
