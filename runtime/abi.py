@@ -269,10 +269,10 @@ class Vault:
 
 
 class Start:
-    """`struct psb_start`, 88 bytes."""
+    """`struct psb_start`, 96 bytes."""
 
-    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc",)
-    SIZE = 88
+    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "facts_off", "facts_len",)
+    SIZE = 96
     OFFSET = {
         "magic": 0,
         "version": 8,
@@ -292,8 +292,10 @@ class Start:
         "fds_off": 72,
         "wait_fd": 76,
         "exec_tsc": 80,
+        "facts_off": 88,
+        "facts_len": 92,
     }
-    _layout = Struct("<QIIIIIIiiIIQQIIIIQ")
+    _layout = Struct("<QIIIIIIiiIIQQIIIIQII")
 
     def __init__(
         self,
@@ -316,6 +318,8 @@ class Start:
         fds_off: int = 0,
         wait_fd: int = 0,
         exec_tsc: int = 0,
+        facts_off: int = 0,
+        facts_len: int = 0,
     ) -> None:
         self.magic: int = magic
         self.version: int = version
@@ -335,6 +339,8 @@ class Start:
         self.fds_off: int = fds_off
         self.wait_fd: int = wait_fd
         self.exec_tsc: int = exec_tsc
+        self.facts_off: int = facts_off
+        self.facts_len: int = facts_len
 
     def to_bytes(self) -> bytes:
         return self._layout.pack(
@@ -356,6 +362,8 @@ class Start:
             self.fds_off,
             self.wait_fd,
             self.exec_tsc,
+            self.facts_off,
+            self.facts_len,
         )
 
     @classmethod
@@ -380,6 +388,8 @@ class Start:
         fds_off: int = 0,
         wait_fd: int = 0,
         exec_tsc: int = 0,
+        facts_off: int = 0,
+        facts_len: int = 0,
     ) -> bytes:
         return cls(
             magic=magic,
@@ -400,6 +410,8 @@ class Start:
             fds_off=fds_off,
             wait_fd=wait_fd,
             exec_tsc=exec_tsc,
+            facts_off=facts_off,
+            facts_len=facts_len,
         ).to_bytes()
 
     @classmethod
@@ -424,6 +436,8 @@ class Start:
         new.fds_off = values[15]
         new.wait_fd = values[16]
         new.exec_tsc = values[17]
+        new.facts_off = values[18]
+        new.facts_len = values[19]
         return new
 
 

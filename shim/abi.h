@@ -137,6 +137,8 @@ struct psb_start {
 	uint32_t fds_off;     /* uint32_t[nfds] */
 	uint32_t wait_fd;     /* descriptor to wait on for the release; 0: none */
 	uint64_t exec_tsc;
+	uint32_t facts_off;   /* is_exec: what the previous monitor found out about this host (struct host_facts in */
+	uint32_t facts_len;   /* runtime/monitor/proc.h; same binary, same host), 0: nothing */
 };
 
 /* Shared by all monitors of one container; holds no authority, only scheduling hints and counters. */

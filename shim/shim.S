@@ -44,7 +44,7 @@ shim_ring:
 	mov	%rax, %rcx
 	jrcxz	5f
 	jmp	1b
-5:	mov	$10000, %eax			/* about half a millisecond, then the monitor is asked by an exit */
+5:	mov	$2000, %eax			/* some 50 microseconds, then the monitor is asked by an exit */
 6:	pause
 	movzbl	SLOT(PSB_SLOT_POST), %ecx
 	lea	-PSB_SLOT_POSTED(%rcx), %rcx

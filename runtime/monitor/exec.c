@@ -260,7 +260,9 @@ static long write_start_record(struct thread *t, const struct program *prog, con
 	u64 path_len = strlen(prog->path) + 1, fn_len = strlen(execfn) + 1;
 	struct psb_start s = {.magic = PSB_START_MAGIC, .version = PSB_ABI_VERSION, .dispatch = p->dispatch, .trace = p->trace_mode, .pin = p->pin,
 			      .is_exec = 1, .exe_fd = prog->exe_fd, .interp_fd = prog->interp_fd, .stack_limit = p->stack_limit, .nfds = nfds,
-			      .fds_off = sizeof s, .exec_tsc = rdtsc()};
+			      .facts_off = sizeof s, .exec_tsc = rdtsc()};
+	const struct host_facts *facts = host_facts(p, &s.facts_len);
+	s.fds_off = s.facts_off + (u32)ROUND_UP(s.facts_len, 8);
 	s.path_off = s.fds_off + nfds * 4;
 	s.execfn_off = s.path_off + (u32)path_len;
 	s.size = s.execfn_off + (u32)fn_len;
@@ -268,9 +270,9 @@ static long write_start_record(struct thread *t, const struct program *prog, con
 	struct {
 		const void *base;
 		u64 len;
-	} iov[4] = {{&s, sizeof s}, {fds, nfds * 4ul}, {prog->path, path_len}, {execfn, fn_len}};
+	} iov[5] = {{&s, sizeof s}, {facts, ROUND_UP(s.facts_len, 8)}, {fds, nfds * 4ul}, {prog->path, path_len}, {execfn, fn_len}};
 	long fd = host_call(__NR_memfd_create, "psb-start", 1);
-	long r = fd < 0 ? fd : host_call(__NR_writev, fd, iov, 4);
+	long r = fd < 0 ? fd : host_call(__NR_writev, fd, iov, ARRAY_LEN(iov));
 	if (r >= 0)
 		r = r == (long)s.size ? host_call(__NR_dup3, fd, p->vault_fd + 1, 0) : -ENOSPC;
 	if (fd >= 0)

@@ -82,6 +82,14 @@ void lock_acquire(struct lock *l);
 bool lock_try(struct lock *l);
 void lock_release(struct lock *l);
 
+/* TSC and the number of the CPU it was read on. */
+static inline u64 rdtscp(u32 *cpu)
+{
+	u32 lo, hi;
+	__asm__ volatile("rdtscp" : "=a"(lo), "=d"(hi), "=c"(*cpu));
+	return (u64)hi << 32 | lo;
+}
+
 static inline u64 rdtsc(void)
 {
 	u32 lo, hi;

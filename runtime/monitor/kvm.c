@@ -18,6 +18,7 @@
 #define SEG_CS 0x33
 #define SEG_DS 0x2b
 
+/* What KVM offers on this host. Asking takes half a millisecond (each CPUID instruction may trap), so it is handed on at execve. */
 static struct {
 	int vcpu_mmap_size;
 	bool have_sregs;
@@ -29,6 +30,18 @@ static struct {
 		struct kvm_cpuid_entry2 entry[CPUID_ROOM];
 	} cpuid;
 } host;
+
+const void *kvm_facts(u32 *len)
+{
+	*len = (u32)((u8 *)&host.cpuid.entry[host.cpuid.head.nent] - (u8 *)&host);
+	return &host;
+}
+
+void kvm_take_facts(const void *facts, u32 len)
+{
+	if (len <= sizeof host)
+		memcpy(&host, facts, len);
+}
 
 extern const u8 exception_stubs[], exception_stubs_end[];
 #define STUB_STRIDE 8

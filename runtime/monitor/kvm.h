@@ -35,6 +35,9 @@ struct vm {
 	struct vcpu vcpu[VCPU_MAX];
 };
 
+/* What was found out about KVM on this host, for the monitor that follows at an execve. */
+const void *kvm_facts(u32 *len);
+void kvm_take_facts(const void *facts, u32 len);
 /* Creates the VM with its system slot. The system area must exist (vm_init_system). 0 or -errno. */
 long vm_create(struct vm *vm, int kvm_fd);
 /* Allocates and fills the system area: descriptor tables, exception stubs, empty top-level page table. */

@@ -16,7 +16,10 @@
 #define PTE_ADDR 0xffffffffff000ull
 #define TABLE_SPAN (512 * PAGE)
 #define EAGER_LIMIT (20ul << 20) /* larger regions get their PTEs on the first touch, 2 MiB at a time */
-#define FILL_LIMIT (64ul << 10)  /* private writable mappings up to this are filled when made */
+/* Private writable mappings up to this are filled when made: a heap's step, an arena; data segments, most of whose pages hold
+ * addresses that the loader relocates. */
+#define FILL_ANON (1ul << 20)
+#define FILL_FILE (4ul << 20)
 #define MAX_FILES 4096
 
 static u64 random_u64(void)
@@ -332,7 +335,8 @@ long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 o
 		populate(mm, addr, addr + len, 0);
 	/* A first touch costs the guest a VM exit a page; pages that are there already come eight at a time (KVM prefetches
 	 * writable ones). So what is small and private is filled at once, by the same host call. */
-	if ((flags & MAP_TYPE) == MAP_PRIVATE && prot & PROT_WRITE && len <= FILL_LIMIT)
+	if ((flags & MAP_TYPE) == MAP_PRIVATE && prot & PROT_WRITE && !(flags & MAP_NORESERVE) &&
+	    len <= (flags & MAP_ANONYMOUS ? FILL_ANON : FILL_FILE))
 		flags |= MAP_POPULATE;
 	u32 hflags = (flags & ~(u32)(MAP_32BIT | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE)) | MAP_FIXED;
 	r = host_call(__NR_mmap, addr, len, host_prot(prot), hflags, fd, offset);
@@ -539,7 +543,7 @@ long mm_brk(struct mm *mm, u64 addr)
 	if (new > old) {
 		if (ensure_room(mm) || !mm_is_free(mm, old, new - old + PAGE))
 			goto out;
-		long r = host_call(__NR_mmap, old, new - old, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (new - old <= FILL_LIMIT ? MAP_POPULATE : 0), -1, 0);
+		long r = host_call(__NR_mmap, old, new - old, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (new - old <= FILL_ANON ? MAP_POPULATE : 0), -1, 0);
 		if (IS_ERR(r))
 			goto out;
 		if (mm_insert(mm, (struct region){.start = old, .end = new, .prot = PROT_READ | PROT_WRITE})) {

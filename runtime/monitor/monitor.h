@@ -62,6 +62,7 @@ struct ring {
 	u64 backoff, backoff_until; /* TSC cycles; no polling before */
 	u8 *memory;
 	u32 cred_gen;          /* of the thread that made the server */
+	_Atomic u32 caller_cpu; /* where the thread that last entered the guest did so */
 	_Atomic u32 retire;    /* the server's credentials are out of date: it ends */
 };
 

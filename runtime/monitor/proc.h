@@ -52,6 +52,9 @@ void ring_thread_added(struct thread *t);
 void ring_process_runs(struct proc *p, struct thread *t);
 void ring_retire(struct proc *p);
 void ring_dispose(struct proc *p);
+void ring_absent(struct thread *t);
+void ring_note_exit(u64 cycles);
+extern u64 exit_cost;                      /* of leaving the guest and entering it again, TSC cycles: the least seen */
 u64 ring_entry(const struct proc *p);      /* what a slot's `entry` should be now */
 u64 trap_entry(const struct proc *p);
 extern struct ring_counters {
@@ -83,6 +86,23 @@ struct program {
 	char store[16384];
 };
 u64 build_stack(struct proc *p, const struct image *img, u64 argc, char **argv, char **envp, const char *execfn, const u64 *host_auxv);
+
+/* What a monitor found out about this host and hands to the one that follows at an execve, because asking again would take longer
+ * than the rest of its start. start.c */
+struct vdso_layout {
+	u32 n, pad;
+	struct {
+		i64 offset; /* from the vDSO itself */
+		u64 len;
+	} part[8];
+};
+struct host_facts {
+	struct vdso_layout vdso;
+	u64 exit_cost;               /* ring.c */
+	u64 ring_backoff_until;      /* TSC; the ring server of this process found the CPUs busy */
+	u8 kvm[12288];               /* kvm_facts(): as long as it is */
+};
+const struct host_facts *host_facts(struct proc *p, u32 *len);
 
 /* exec.c: the container's first program, found by path; argv gets a script's interpreter in front. */
 long exec_first(struct thread *t, struct program *prog, const char *path, u64 *argc, char ***argv);

@@ -10,10 +10,14 @@
 #define FUTEX_WAIT_PRIVATE 128
 #define FUTEX_WAKE_PRIVATE 129
 #define RING_MEMORY (ROUND_UP(sizeof(struct thread), PAGE) + (64ul << 10)) /* struct thread, then stack */
-/* In TSC cycles; the values need only be right within a factor of two. */
-#define BURST_GAP 400000ul    /* calls closer than this (exit included) belong to a burst */
-#define BURST_LENGTH 4u       /* so many in a row wake the server */
-#define IDLE_SPIN 150000ul    /* the server sleeps after so long without a call */
+/* In TSC cycles; the values need only be right within a factor of two. How long to wait for the next call depends on what an exit
+ * costs here (1 microsecond with hardware support, 30 without): polling pays as long as it is the price of a few exits. */
+#define EXIT_COST_GUESS 50000ul
+#define EXIT_COST_MIN 2000ul
+#define EXIT_COST_MAX 100000ul
+#define IDLE_SPIN (8 * exit_cost)         /* the server sleeps after so long without a call */
+#define BURST_GAP (10 * exit_cost)        /* trap exits closer than this would have found a polling server */
+#define BURST_LENGTH 2u                   /* so many in a row wake the server */
 #define PREEMPTED 300000ul    /* a gap in our own polling: somebody else needs the CPU */
 #define BACKOFF_MIN 4000000ul
 #define BACKOFF_MAX 400000000ul
@@ -23,6 +27,7 @@
 #define SERVER_GONE 2u
 
 static u32 cpus; /* that this process may use */
+u64 exit_cost = EXIT_COST_GUESS;
 
 _Noreturn void thread_leave(_Atomic u32 *state, u32 value);
 long clone_thread(u64 flags, void *stack_top, int *ptid, int *ctid, void *tls, void (*fn)(void *), void *arg);
@@ -118,14 +123,17 @@ static void server_main(void *arg)
 	u64 last_call = rdtsc(), last_poll = last_call;
 	set_entries(p, p->mm->shim + SHIM_RING);
 	for (;;) {
+		u32 cpu;
 		if (atomic_load(&p->ring.retire))
 			leave(p);
 		u64 before = last_call;
 		/* Look often, read the clock rarely; no `pause`, it would cost as much as the answer. */
 		for (int look = 0; look < 100 && last_call == before; look++)
 			serve_all(p, &last_call);
-		u64 now = rdtsc();
-		bool preempted = last_call == before && now - last_poll > PREEMPTED;
+		u64 now = rdtscp(&cpu);
+		/* On the CPU of the thread that is to be served: it cannot run while we look. */
+		bool in_the_way = cpu == atomic_load_explicit(&p->ring.caller_cpu, memory_order_relaxed);
+		bool preempted = last_call == before && (in_the_way || now - last_poll > PREEMPTED);
 		last_poll = now;
 		if (!always && (preempted || now - last_call > IDLE_SPIN)) {
 			u64 wait = p->ring.backoff * 2;
@@ -210,14 +218,32 @@ void ring_start(struct proc *p)
 	for (u32 i = 0; i < ARRAY_LEN(mask); i++)
 		for (u64 m = mask[i]; m; m &= m - 1)
 			cpus++;
-	if (p->dispatch == PSB_DISPATCH_RING)
+	/* A program's start is a burst of calls. Not where an ancestor lately found the other CPUs busy. */
+	if (p->dispatch == PSB_DISPATCH_RING || (p->dispatch == PSB_DISPATCH_AUTO && cpus > 1 && rdtsc() >= p->ring.backoff_until))
 		start_server(p, 0);
+}
+
+/* A posted call found no answer: the server lost its CPU. Until it says otherwise this thread takes the trap door. */
+void ring_absent(struct thread *t)
+{
+	if (t->proc->dispatch == PSB_DISPATCH_AUTO)
+		t->slot->entry = trap_entry(t->proc);
+}
+
+/* The least time between entering the guest and its next exit; creeps up, so that one odd reading does not stay. */
+void ring_note_exit(u64 cycles)
+{
+	exit_cost = cycles < exit_cost ? cycles : exit_cost + exit_cost / 256;
+	if (exit_cost < EXIT_COST_MIN)
+		exit_cost = EXIT_COST_MIN;
+	else if (exit_cost > EXIT_COST_MAX)
+		exit_cost = EXIT_COST_MAX;
 }
 
 void ring_new_process(struct proc *p, struct thread *only)
 {
 	/* The server was a thread of the parent. After fork its memory stays behind as a copy that nothing touches. */
-	p->ring = (struct ring){0};
+	p->ring = (struct ring){.backoff_until = p->ring.backoff_until};
 	only->slot->entry = trap_entry(p);
 	only->slot->post = PSB_SLOT_IDLE;
 }

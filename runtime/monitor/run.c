@@ -177,6 +177,7 @@ static void handle_call(struct thread *t, u32 port)
 			return;
 		}
 		if (!t->call_on_ring) { /* nobody took it: the registers are as posted */
+			ring_absent(t);
 			*c = (struct call){.nr = (u32)t->slot->nr_ret, .door = PSB_DOOR_JUMP, .ret_addr = r->rcx, .site = r->rcx};
 			u64 a[6] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9};
 			memcpy(c->arg, a, sizeof a);
@@ -205,13 +206,13 @@ static void handle_call(struct thread *t, u32 port)
 			zero = 0;
 			__builtin_ia32_pause();
 		}
-		if (port == PSB_PORT_SHIM)
-			ring_note_trap(t);
 	}
 	counters.trap++;
 	c->may_block = true;
 	long ret = dispatch(t, c);
 	atomic_store(&t->busy, 0);
+	if (port == PSB_PORT_SHIM)
+		ring_note_trap(t);
 	finish_call(t, c, ret);
 }
 
@@ -286,7 +287,11 @@ static _Noreturn void die_of(struct thread *t, const char *what, u64 detail)
 void thread_run(struct thread *t)
 {
 	for (;;) {
+		u32 cpu;
+		u64 entered = rdtscp(&cpu);
+		atomic_store_explicit(&t->proc->ring.caller_cpu, cpu, memory_order_relaxed);
 		long r = vcpu_run(t);
+		ring_note_exit(rdtsc() - entered);
 		counters.exits++;
 		if (r == 0) {
 			struct kvm_run *run = t->run;

@@ -49,25 +49,23 @@ static const struct psb_start *read_start_record(int fd)
 	long p = size >= sizeof(struct psb_start) ? host_call(__NR_mmap, 0, ROUND_UP(size, PAGE), 1, MAP_PRIVATE, fd, 0) : -EINVAL;
 	const struct psb_start *s = (const struct psb_start *)p;
 	if (IS_ERR(p) || s->magic != PSB_START_MAGIC || s->version != PSB_ABI_VERSION || s->size != size || s->path_off >= size ||
-	    s->execfn_off >= size || ((const char *)s)[size - 1] != 0 || s->fds_off % 4 || s->fds_off + (u64)s->nfds * 4 > size)
+	    s->execfn_off >= size || ((const char *)s)[size - 1] != 0 || s->fds_off % 4 || s->fds_off + (u64)s->nfds * 4 > size ||
+	    (s->facts_len && (s->facts_len < offsetof(struct host_facts, kvm) || s->facts_off % 8 || s->facts_off + (u64)s->facts_len > size)))
 		fatal("start record: malformed");
 	return s;
 }
 
-/* Moves the kernel's vDSO and its data pages below the guest limit, keeping their distance. */
-static void move_vdso(struct proc *p, u64 vdso)
+/* Where the kernel put its vDSO and the data pages in front of it, relative to the vDSO; the same in every process of a boot. */
+static struct vdso_layout vdso_layout;
+
+static bool find_vdso(struct proc *p, u64 vdso)
 {
-	if (!vdso)
-		return;
 	static char buf[8192];
 	long fd = host_call(__NR_openat, p->proc_fd, "self/maps", 02000000, 0);
 	if (IS_ERR(fd))
-		return;
-	u64 have = 0, low = 0, high = 0;
-	struct {
-		u64 start, end;
-	} part[8];
-	u32 n = 0;
+		return false;
+	u64 have = 0;
+	struct vdso_layout *l = &vdso_layout;
 	for (;;) {
 		long got = host_call(__NR_read, fd, buf + have, sizeof buf - 1 - have);
 		if (got <= 0)
@@ -86,13 +84,9 @@ static void move_vdso(struct proc *p, u64 vdso)
 					range[which] = range[which] << 4 | (u64)(*c <= '9' ? *c - '0' : *c - 'a' + 10);
 			}
 			char *name = strrchr(line, '[');
-			if (name && (!strncmp(name, "[vvar", 5) || !strcmp(name, "[vdso]")) && n < ARRAY_LEN(part)) {
-				part[n].start = range[0];
-				part[n].end = range[1];
-				n++;
-				if (!low)
-					low = range[0];
-				high = range[1];
+			if (name && (!strncmp(name, "[vvar", 5) || !strcmp(name, "[vdso]")) && l->n < ARRAY_LEN(l->part)) {
+				l->part[l->n].offset = (i64)(range[0] - vdso);
+				l->part[l->n++].len = range[1] - range[0];
 			}
 			line = nl + 1;
 		}
@@ -100,20 +94,57 @@ static void move_vdso(struct proc *p, u64 vdso)
 		memmove(buf, line, have);
 	}
 	host_call(__NR_close, fd);
+	return l->n;
+}
+
+/* Moves the kernel's vDSO and its data pages below the guest limit, keeping their distance. */
+static void move_vdso(struct proc *p, u64 vdso)
+{
+	const struct vdso_layout *l = &vdso_layout;
+	if (!vdso || (!l->n && !find_vdso(p, vdso)))
+		return;
+	i64 low = l->part[0].offset;
+	u64 span = (u64)(l->part[l->n - 1].offset - low) + l->part[l->n - 1].len;
 	struct mm *mm = p->mm;
-	if (!n || high - low > 31 * PAGE)
+	if (span > 31 * PAGE)
 		return;
 	u64 to = mm->shim - 31 * PAGE;
-	for (u32 i = 0; i < n; i++) {
-		u64 dst = to + part[i].start - low, len = part[i].end - part[i].start;
+	for (u32 i = 0; i < l->n; i++) {
+		u64 dst = to + (u64)(l->part[i].offset - low), len = l->part[i].len;
 		/* MREMAP_MAYMOVE | MREMAP_FIXED */
-		if (IS_ERR(host_call(__NR_mremap, part[i].start, len, len, 3, dst)))
+		if (IS_ERR(host_call(__NR_mremap, vdso + (u64)l->part[i].offset, len, len, 3, dst)))
 			return;
-		u32 prot = part[i].start == vdso ? PROT_READ | PROT_EXEC : PROT_READ;
+		u32 prot = l->part[i].offset ? PROT_READ : PROT_READ | PROT_EXEC;
 		if (mm_insert(mm, (struct region){.start = dst, .end = dst + len, .prot = (u8)prot}))
 			fatal("vDSO: no room");
 	}
-	mm->vdso = to + vdso - low;
+	mm->vdso = to - (u64)low;
+}
+
+const struct host_facts *host_facts(struct proc *p, u32 *len)
+{
+	static struct host_facts f;
+	u32 n;
+	const void *kvm = kvm_facts(&n);
+	*len = (u32)offsetof(struct host_facts, kvm) + n;
+	if (n > sizeof f.kvm)
+		return NULL;
+	f.vdso = vdso_layout;
+	f.exit_cost = exit_cost;
+	f.ring_backoff_until = p->ring.backoff_until;
+	memcpy(f.kvm, kvm, n);
+	return &f;
+}
+
+static void take_host_facts(struct proc *p, const struct psb_start *s)
+{
+	if (!s->facts_len)
+		return;
+	const struct host_facts *f = (const struct host_facts *)((const u8 *)s + s->facts_off);
+	vdso_layout = f->vdso;
+	exit_cost = f->exit_cost;
+	p->ring.backoff_until = f->ring_backoff_until;
+	kvm_take_facts(f->kvm, s->facts_len - (u32)offsetof(struct host_facts, kvm));
 }
 
 /* The hidden pages of every guest: shim text and slots. */
@@ -210,6 +241,7 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	if (r)
 		fatal("vault: error %d", (int)-r);
 
+	take_host_facts(p, start);
 	p->vm = &first_vm;
 	p->mm = &first_mm;
 	p->dispatch = start->dispatch;
@@ -278,8 +310,8 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	host_free(prog, sizeof *prog);
 	proc_trace_exec(p, t, img.entry);
 	signal_start(p, t);
+	t->slot->entry = trap_entry(p); /* the server changes it when it runs */
 	ring_start(p);
-	t->slot->entry = ring_entry(p);
 	vcpu_set_user(t, img.entry, rsp, 0);
 	release_done();
 	thread_run(t);

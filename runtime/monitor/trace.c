@@ -254,9 +254,13 @@ static void leave_chunk(struct tracer *tr)
 	tr->chunk = NULL;
 	tr->ordinal = 0;
 	STORE(&c->state, PSB_CHUNK_CLOSED);
-	/* The trace should not count as this process's memory, so its page-table entries are dropped (never the data). Not
-	 * while it fills chunks fast: it will be back at this one soon, and faults would be half of the cost of a record. */
-	if (rdtsc() - tr->claimed_at > HOT_TICKS) {
+}
+
+/* The trace should not count as this process's memory, so its page-table entries are dropped (never the data). Not while it
+ * fills chunks fast: it will be back at this one soon, and faults would be half of the cost of a record. */
+static void drop_pages(struct tracer *tr)
+{
+	if (tr->window && rdtsc() - tr->claimed_at > HOT_TICKS) {
 		host_call(__NR_madvise, tr->window, (uint64_t)tr->window_count * tr->chunk_size, MADV_DONTNEED_);
 		memset(tr->touched, 0, sizeof tr->touched);
 	}
@@ -268,7 +272,10 @@ static long next_chunk(struct tracer *tr)
 		tr->backoff--;
 		return -EAGAIN;
 	}
-	leave_chunk(tr);
+	if (tr->chunk) {
+		leave_chunk(tr);
+		drop_pages(tr);
+	}
 	long r = tr->mode == PSB_TRACE_RING ? claim_in_ring(tr) : claim_at_end(tr);
 	tr->backoff = r ? RING_BACKOFF : 0;
 	return r;
