@@ -200,7 +200,8 @@ struct psb_trace_chunk {
 #define PSB_REC_SIGNAL 4  /* delivered signal: args = {signo, si_code, si_addr or sender pid, handler, 0, 0} */
 #define PSB_REC_EXIT 5    /* args[0] = wait status */
 #define PSB_REC_FORK 6    /* written by the child first: args = {parent pid, clone flags} */
-#define PSB_REC_RET 7     /* completes the call `seq` (takes no number of its own), whose chunk was left before it returned */
+#define PSB_REC_RET 7     /* completes the call `seq` (takes no number of its own), whose chunk was left before it returned; a
+                             verdict other than ALLOW replaces the one recorded before the call */
 
 
 #define PSB_REC_DONE 1     /* flags: ret is valid */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,6 @@ def test_policy_holds_for_code_made_at_run_time(tmp_path: Path, busybox_rootfs: 
     assert result.stdout.count(b": 1 1 -18 -38 -14\n") == 3
 
 
-@pytest.mark.xfail(strict=True, reason="the verdict is recorded before the path is looked at: allow, with EACCES")
 def test_refused_memory_file_in_the_trace(tmp_path: Path, busybox_rootfs: Path) -> None:
     """What the sandbox's own rules refuse is marked so, though no rule of the policy did it."""
     command = ["/bin/sh", "-c", "echo before; cat /proc/self/mem /proc/thread-self/mem; exit 0"]
@@ -145,6 +145,47 @@ def test_refused_memory_file_in_the_trace(tmp_path: Path, busybox_rootfs: Path) 
     opened = [record for record in show_trace(bundle) if str(record["decoded"].get("path", "")).endswith("/mem")]
     assert len(opened) == 2
     assert [(record["verdict"], record["errno"]) for record in opened] == [("refused", "EACCES")] * 2
+
+
+@pytest.mark.parametrize("dispatch", ["ring", "exit"])
+def test_refused_calls_in_the_trace(tmp_path: Path, busybox_rootfs: Path, dispatch: str) -> None:
+    """Whatever handler refuses, late or early; what the kernel itself refuses is not marked."""
+    where = tmp_path / "built"
+    where.mkdir()
+    compile_program(where / "refused", "bnd_refused.c")
+    annotations = {"dev.pysandbox.dispatch": dispatch, "dev.pysandbox.trace": "full"}
+    bundle = make_bundle(
+        tmp_path / "refused", busybox_rootfs, ["/tmp/built/refused"], built=where, annotations=annotations
+    )
+    result = run_bundle(pysandbox(), bundle)
+    assert (result.status, result.stderr) == (0, b""), result
+    marks: list[tuple[str, str, str]] = []
+    inside = False
+    for record in show_trace(bundle):
+        if record["comm"] != "refused" or record["kind"] != "call":
+            continue
+        if record["name"] == "gettid":  # the program's own bracket around what it tries
+            inside = not inside
+        elif inside and record["name"] != "setresuid":
+            marks.append((record["name"], record["verdict"], record["errno"]))
+    assert marks == [
+        ("openat", "refused", "EACCES"),
+        ("openat", "refused", "EACCES"),
+        ("openat", "allow", "ENOENT"),
+        ("openat2", "allow", "ELOOP"),
+        ("ioctl", "refused", "ENOTTY"),
+        ("ioctl", "allow", "ENOTTY"),
+        ("prctl", "refused", "EINVAL"),
+        ("fcntl", "refused", "EINVAL"),
+        ("socket", "refused", "EAFNOSUPPORT"),
+        ("setsockopt", "refused", "ENOPROTOOPT"),
+        ("unshare", "refused", "EPERM"),
+        ("clone", "refused", "EPERM"),
+        ("ptrace", "refused", "EPERM"),
+        ("readlink", "refused", "EACCES"),
+        ("openat", "allow", "EACCES"),
+    ]
+    assert [errno.errorcode[int(line)] for line in result.stdout.split()] == [mark[2] for mark in marks]
 
 
 def test_memory_files_cannot_be_opened(tmp_path: Path, busybox_rootfs: Path) -> None:

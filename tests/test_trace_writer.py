@@ -165,6 +165,27 @@ def test_a_ring_that_cannot_grow_counts_what_it_loses(tmp_path: Path) -> None:
     assert seqs[0] >= 100
 
 
+def test_a_call_may_turn_out_to_be_refused(tmp_path: Path) -> None:
+    """In place, and when the chunk was left meanwhile; by then the record says otherwise."""
+    path = new_file(tmp_path / "t", mode="full")
+    tracer = Tracer(path, DEAD)
+    late, late_good = tracer.write(1), tracer.write(2)
+    for _ in range(2 * CHUNK // 128):
+        tracer.call()
+    late.refused = True
+    tracer.end(late, -13)
+    tracer.end(late_good, 5)
+    now = tracer.write(3)
+    now.refused = True
+    tracer.end(now, -25)
+    tracer.call(4, verdict=abi.VERDICT_LOG)
+    found = {e.nr: (e.verdict, e.ret) for e in events(path)}
+    assert found[1] == (abi.VERDICT_REFUSED, -13)
+    assert found[2] == (abi.VERDICT_ALLOW, 5)
+    assert found[3] == (abi.VERDICT_REFUSED, -25)
+    assert found[4] == (abi.VERDICT_LOG, 0)
+
+
 def test_chunks_of_the_dead_are_taken(tmp_path: Path) -> None:
     path = new_file(tmp_path / "t", size=2 * CHUNK)
     for pid in (DEAD, DEAD + 1, DEAD + 2):

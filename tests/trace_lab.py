@@ -26,6 +26,7 @@ class Ref(ctypes.Structure):
         ("nr", ctypes.c_uint32),
         ("tid", ctypes.c_uint32),
         ("pid", ctypes.c_uint32),
+        ("refused", ctypes.c_bool),
     ]
 
 

@@ -198,6 +198,7 @@ static long marshal(struct thread *t, const struct row *r, const struct call *c)
 	bool memory = false, fds = false;
 	m->used = m->nheld = m->nbig = 0;
 	m->live = true;
+	m->refused = false;
 	for (u32 i = 0; i < 6; i++) { /* by hand: clearing 12 bytes with memset costs more than all of this */
 		u64 v = i < r->nargs ? c->arg[i] : 0;
 		u8 kind = r->arg[i].kind;
@@ -339,6 +340,7 @@ long dispatch(struct thread *t, struct call *c)
 	}
 	if (ret == CALL_TO_TRAP)
 		return ret; /* the copies and held descriptors wait for the thread */
+	c->rec.refused = marshal_of(t)->refused && ret < 0;
 	marshal_end(t);
 	if (ret != CALL_NO_RETURN) /* a forked child, or rt_sigreturn: no result of this call to tell */
 		trace_end(&t->proc->tracer, &c->rec, ret);

@@ -229,7 +229,7 @@ long fd_publish(struct thread *t, int fd)
 	enum fd_class class = classify(p, fd, &proc);
 	if (class == FD_NONE) {
 		host_call(__NR_close, fd);
-		return -EACCES;
+		return refuse(t, -EACCES);
 	}
 	if (proc) {
 		long r = procfs_admit(t, fd, class == FD_PROC_DIR);
@@ -437,7 +437,7 @@ long h_socketpair(struct thread *t, struct call *c)
 	const u64 *a = marshal_of(t)->arg;
 	int pair[2];
 	if (!family_offered(a[0]))
-		return -EAFNOSUPPORT;
+		return refuse(t, -EAFNOSUPPORT);
 	long r = host_call(__NR_socketpair, a[0], a[1], a[2], pair);
 	return r ? r : give_pair(t, a[3], pair, FD_SOCKET);
 }
@@ -447,7 +447,7 @@ long h_socket(struct thread *t, struct call *c)
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
 	if (!family_offered(a[0]))
-		return -EAFNOSUPPORT;
+		return refuse(t, -EAFNOSUPPORT);
 	long r = host_call(__NR_socket, a[0], a[1], a[2]);
 	return r < 0 ? r : fd_publish_as(t, (int)r, FD_SOCKET);
 }

@@ -355,7 +355,7 @@ static long clone_any(struct thread *t, struct call *c, const struct clone_reque
 {
 	u64 f = q->flags;
 	if (f & CLONE_NEW_ANY)
-		return -EPERM;
+		return refuse(t, -EPERM);
 	if ((f & CLONE_SIGHAND && !(f & CLONE_VM)) || (f & CLONE_THREAD && !(f & CLONE_SIGHAND)) || f & CLONE_PTRACE)
 		return -EINVAL;
 	if (f & CLONE_PARENT_SETTID && q->ptid >= PSB_GUEST_LIMIT)

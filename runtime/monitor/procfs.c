@@ -340,6 +340,8 @@ long procfs_admit(struct thread *t, int fd, bool dir)
 	long r = canonical(t->proc, fd, path, sizeof path);
 	if (r >= 0)
 		r = judge(t->proc, fd, path, &rule);
+	if (r == -EACCES)
+		refuse(t, r);
 	if (!r && rule && rule->flags & MADE) {
 		long fl = host_call(__NR_fcntl, fd, F_GETFL);
 		if (fl >= 0 && !((u64)fl & O_PATH))
@@ -397,11 +399,11 @@ static long judge_link(struct thread *t, int link_fd, const char *path)
 	struct proc *p = t->proc;
 	struct proc_name n;
 	if (!parse_name(p, path, &n) || !n.per_process || !name_is_genuine(p, link_fd, path))
-		return -EACCES;
+		return refuse(t, -EACCES);
 	if (!strcmp(n.rest, "cwd") || !strcmp(n.rest, "root"))
 		return 1;
 	if (!n.own)
-		return -EACCES;
+		return refuse(t, -EACCES);
 	if (!strcmp(n.rest, "exe"))
 		return 2;
 	if (!strncmp(n.rest, "ns/", 3))
@@ -409,7 +411,7 @@ static long judge_link(struct thread *t, int link_fd, const char *path)
 	u32 k;
 	if (!strncmp(n.rest, "fd/", 3) && number(n.rest + 3, &k))
 		return marshal_hold(t, (int)k) ? 1 : -ENOENT;
-	return -EACCES;
+	return refuse(t, -EACCES);
 }
 
 struct walk {
@@ -457,7 +459,7 @@ static long walk_link(struct walk *w, int fd, const char *name, const char *left
 		if (n < 0)
 			return n;
 		if (!parse_name(p, text, &pn))
-			return -EACCES;
+			return refuse(w->t, -EACCES);
 		if (!pn.per_process && !strcmp(pn.rest, "thread-self")) { /* the calling thread may be the ring server */
 			char own[48];
 			format(own, sizeof own, "%d/task/%d", p->pid, w->t->tid);
@@ -588,7 +590,7 @@ long path_open(struct thread *t, int dirfd, const char *path, u64 flags, u64 mod
 		return fd;
 	if (host_call(__NR_fstat, fd, &st) || (st.dev == t->proc->monitor_dev && st.ino == t->proc->monitor_ino)) {
 		close_fd(fd);
-		return -EACCES;
+		return refuse(t, -EACCES);
 	}
 	if (!dev_major(st.dev) && st.blksize == 1024 && is_procfs((int)fd))
 		return procfs_admit(t, (int)fd, (st.mode & S_IFMT) == S_IFDIR);

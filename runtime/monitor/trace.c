@@ -454,7 +454,8 @@ long trace_write(struct tracer *tr, const struct trace_event *ev, struct trace_r
 		put_items(tr, (uint8_t *)(rec + 1), ev, nitems);
 	if (ref)
 		*ref = (struct trace_ref){tr->ordinal, tr->seq, (uint32_t)((uint8_t *)rec - (uint8_t *)tr->chunk),
-					  ev->nr,      ev->tid, tr->pid};
+					  ev->nr,      ev->tid, tr->pid,
+					  false};
 	tr->seq++;
 	publish(tr, size);
 	release(tr);
@@ -472,6 +473,7 @@ static void write_completion(struct tracer *tr, const struct trace_ref *ref, int
 	}
 	*rec = (struct psb_trace_record){.size = sizeof *rec,
 					 .kind = PSB_REC_RET,
+					 .verdict = ref->refused ? PSB_VERDICT_REFUSED : PSB_VERDICT_ALLOW,
 					 .flags = PSB_REC_DONE,
 					 .seq = ref->seq,
 					 .tsc = now,
@@ -503,6 +505,8 @@ void trace_end(struct tracer *tr, struct trace_ref *ref, int64_t ret)
 			struct psb_trace_record *rec = record_of(tr, ref);
 			rec->ret = ret;
 			rec->tsc_end = now;
+			if (unlikely(ref->refused))
+				rec->verdict = PSB_VERDICT_REFUSED;
 			STORE(&rec->flags, PSB_REC_DONE);
 		} else {
 			write_completion(tr, ref, ret, now);

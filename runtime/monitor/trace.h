@@ -29,6 +29,7 @@ struct trace_ref {
 	uint32_t nr;
 	uint32_t tid;
 	uint32_t pid; /* whose record: a forked child must not complete its parent's */
+	bool refused; /* by the monitor's own rules, as it turned out: trace_end makes PSB_VERDICT_REFUSED of the verdict */
 };
 
 struct trace_item {

@@ -319,7 +319,8 @@ class Trace:
                 if not event.done:
                     result = later.results.get((key, seq))
                     if result is not None:
-                        event.ret, event.tsc_end = result
+                        event.ret, event.tsc_end, verdict = result
+                        event.verdict = verdict or event.verdict
                         event.done = True
                 if kind == abi.REC_EXEC and event.items:
                     comm = text_of(event.items[0].data.rsplit(b"/", 1)[-1][:15])
@@ -388,10 +389,10 @@ def _rate_since(tsc0: int, realtime0_ns: int) -> tuple[int, int]:
 
 
 class _Later:
-    """What is known of calls from records behind them: (process, seq) -> (result, tsc)."""
+    """What is known of calls from records behind them: (process, seq) -> (result, tsc, verdict or 0)."""
 
     def __init__(self) -> None:
-        self.results: dict[tuple[tuple[int, int], int], tuple[int, int]] = {}
+        self.results: dict[tuple[tuple[int, int], int], tuple[int, int, int]] = {}
         self.orphans: set[tuple[tuple[int, int], int]] = set()
         self._first: dict[tuple[int, int], int] = {}
         self._exec: dict[tuple[int, int], int] = {}
@@ -399,7 +400,7 @@ class _Later:
     def learn(self, process: tuple[int, int], fields: tuple[int, ...]) -> None:
         kind, flags, seq, nr = fields[1], fields[4], fields[5], fields[8]
         if kind == abi.REC_RET:
-            self.results[process, seq] = fields[17], fields[19]
+            self.results[process, seq] = fields[17], fields[19], fields[2]
             if seq < self._first.get(process, seq + 1):
                 self.orphans.add((process, seq))
             return
@@ -408,7 +409,7 @@ class _Later:
             self._exec[process] = seq
         elif kind == abi.REC_EXEC and process in self._exec:
             # The call itself cannot say that it succeeded: its program is gone.
-            self.results[process, self._exec.pop(process)] = 0, fields[6]
+            self.results[process, self._exec.pop(process)] = 0, fields[6], 0
 
 
 class _Objects:

@@ -500,7 +500,7 @@ long h_mount(struct thread *t, struct call *c)
 		if (r)
 			return r;
 		if (fs.type == PROC_SUPER_MAGIC)
-			return -EPERM;
+			return refuse(t, -EPERM);
 	}
 	long r = check_path(t, (const char *)a[1]);
 	return r ? r : host_call(__NR_mount, a[0], a[1], a[2], a[3], a[4]);
@@ -577,6 +577,6 @@ long h_fcntl(struct thread *t, struct call *c)
 	case F_SET_FILE_RW_HINT:
 		return host_call(__NR_fcntl, a[0], a[1], a[2]);
 	default:
-		return -EINVAL;
+		return refuse(t, -EINVAL);
 	}
 }

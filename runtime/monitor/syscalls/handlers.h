@@ -14,6 +14,7 @@ struct marshal {
 	u32 used;                 /* bytes of scratch taken */
 	u8 nheld, nbig;
 	bool live;                /* made for the call in flight */
+	bool refused;             /* see refuse() */
 	u16 len[6];               /* of copied strings and socket addresses; 0: none */
 	int held[MARSHAL_HELD];   /* descriptors held until the call ends: see fd_hold() */
 	struct {
@@ -37,6 +38,13 @@ struct iovec_k *marshal_iovec(struct thread *t, u64 va, u64 count, long *err);
 struct iovec_k {
 	u64 base, len;
 };
+
+/* An error that the monitor's own rules give, found out after the record was written: its verdict becomes "refused". */
+static inline long refuse(struct thread *t, long err)
+{
+	marshal_of(t)->refused = true;
+	return err;
+}
 
 /* A host call with these arguments: blocking_call() on the thread, a plain one on the ring (only for what cannot block). */
 long call_host(struct thread *t, struct call *c, long nr, u64 a, u64 b, u64 d, u64 e, u64 f, u64 g);

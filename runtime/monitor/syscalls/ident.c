@@ -171,7 +171,7 @@ long h_prctl(struct thread *t, struct call *c)
 	case PR_GET_TID_ADDRESS:
 		return guest_ok(a[1], 8) ? host_call(__NR_prctl, a[0], a[1], 0, 0, 0) : -EFAULT;
 	default: /* SET_MM, SET_SECCOMP, SET_VMA and others that work on the monitor's address space */
-		return -EINVAL;
+		return refuse(t, -EINVAL);
 	}
 }
 
@@ -183,7 +183,7 @@ long h_personality(struct thread *t, struct call *c)
 	u32 want = (u32)marshal_of(t)->arg[0];
 	if (want == 0xffffffffu || !(want & ~ADDR_NO_RANDOMIZE))
 		return host_call(__NR_personality, want);
-	return -EINVAL;
+	return refuse(t, -EINVAL);
 }
 
 #define CLONE_FS 0x200u
@@ -199,7 +199,7 @@ long h_unshare(struct thread *t, struct call *c)
 	u32 flags = (u32)marshal_of(t)->arg[0];
 	const u32 own = CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_THREAD | CLONE_SIGHAND | CLONE_VM;
 	if (flags & ~own)
-		return -EPERM;
+		return refuse(t, -EPERM);
 	return !flags || t->proc->mm->users <= 1 ? 0 : -EINVAL;
 }
 

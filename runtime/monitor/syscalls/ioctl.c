@@ -183,7 +183,7 @@ long h_ioctl(struct thread *t, struct call *c)
 	u32 request = (u32)a[1];
 	const struct ioctl_row *r = find(request);
 	if (!r)
-		return -ENOTTY;
+		return refuse(t, -ENOTTY);
 	if (r->size && !guest_ok(a[2], r->size))
 		return -EFAULT;
 	/* terminals make background processes wait and signal them: the caller has to be the thread itself */

@@ -379,7 +379,7 @@ long h_setsockopt(struct thread *t, struct call *c)
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
 	if (option_refused(a[1], a[2]))
-		return -ENOPROTOOPT;
+		return refuse(t, -ENOPROTOOPT);
 	if (a[1] == SOL_SOCKET && (a[2] == SO_ATTACH_FILTER || a[2] == SO_ATTACH_REUSEPORT_CBPF))
 		return attach_filter(t, a);
 	return host_call(__NR_setsockopt, a[0], a[1], a[2], a[3], a[4]);
@@ -398,7 +398,7 @@ long h_getsockopt(struct thread *t, struct call *c)
 	if (!guest_ok(a[3], (u64)len))
 		return -EFAULT;
 	if (option_refused(a[1], a[2]))
-		return -ENOPROTOOPT;
+		return refuse(t, -ENOPROTOOPT);
 	long r = host_call(__NR_getsockopt, a[0], a[1], a[2], a[3], &len);
 	if (!r && a[1] == SOL_SOCKET && a[2] == SO_PEERPIDFD) {
 		int fd;
