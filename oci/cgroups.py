@@ -1,6 +1,11 @@
-"""Control groups: the container's own, its limits, and its removal (config-linux.md, "Control groups").
+"""Control groups: which ones a container gets, making, joining and removing them (config-linux.md, "Control groups").
 
-Version 1 hierarchies are used where the host has any with controllers ("hybrid" hosts included), version 2 otherwise.
+Where the host has version 2 at /sys/fs/cgroup that is used, otherwise the version 1 hierarchies that are mounted; of a
+"hybrid" host the version 2 part only tracks processes. Limits are in `cgroups_v1` and `cgroups_v2`, device rules in
+`cgroups_devices` and `cgroups_bpf`, the systemd driver in `cgroups_systemd`.
+
+Order in the life of a container: `plan` (nothing is made), `footprint` (recorded before it is made), `create`, `apply`,
+`join`. With the systemd driver the group begins with its first process, and `join` does all of it.
 """
 
 from __future__ import annotations
@@ -8,15 +13,23 @@ from __future__ import annotations
 import errno
 import os
 
+from pysandbox.oci import cgroups_files as files
 from pysandbox.oci._struct import Struct
 from pysandbox.oci.errors import ConfigError, ResourceError, UnsupportedError, from_os_error
-from pysandbox.oci.spec import DeviceRule
-from pysandbox.runtime import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pysandbox.oci.spec import Resources, Spec
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
 
+    from pysandbox.oci.spec import Resources, Spec
+    from pysandbox.oci.state import State
+
+MANAGERS = ("cgroupfs", "systemd", "disabled")
+"""Who makes the groups; names as crun's --cgroup-manager has them."""
+
+TOP = "/sys/fs/cgroup"
+_REFUSED = (errno.EPERM, errno.EACCES, errno.EROFS)
 _V1 = frozenset(
     [
         "cpu",
@@ -36,15 +49,6 @@ _V1 = frozenset(
         "name=systemd",
     ]
 )
-# Nodes every container may use, whatever its rules say; runc has the same list.
-DEFAULT_RULES = tuple(
-    DeviceRule(allow=True, type=kind, major=major, minor=minor, access=access)
-    for kind, major, minor, access in (
-        ("c", None, None, "m"), ("b", None, None, "m"), ("c", 1, 3, "rwm"), ("c", 1, 8, "rwm"), ("c", 1, 7, "rwm"),
-        ("c", 5, 0, "rwm"), ("c", 1, 5, "rwm"), ("c", 1, 9, "rwm"), ("c", 136, None, "rwm"), ("c", 5, 2, "rwm"),
-        ("c", 10, 200, "rwm"),
-    )
-)  # fmt: skip
 
 
 class Layout(Struct):
@@ -56,13 +60,36 @@ class Layout(Struct):
     own: dict[str, str]
     hybrid: str = ""
 
+    def mount_of(self, controller: str) -> str:
+        """Mount point of a key of `Cgroup.paths`."""
+        return self.hybrid if controller == "unified" else self.mounts.get(controller, "")
+
 
 class Cgroup(Struct):
     """A container's groups: controller -> absolute directory ("" for version 2, "unified" for the version 2 part of a
-    hybrid host, which only tracks processes). Several may share one directory."""
+    hybrid host, which only tracks processes). Several may share one directory; none at all with the manager
+    "disabled".
+
+    `unit`, `slice`: of the systemd driver, else ""; `slice` only until the unit is started. `properties`: what annotations say about the unit, as
+    `org.systemd.property.NAME`. `chosen`: config.json says where; a refusal by the host is then an error, where an
+    unprivileged caller would otherwise do without.
+    """
 
     paths: dict[str, str]
+    unit: str = ""
+    slice: str = ""
+    properties: Mapping[str, str] | None = None
+    chosen: bool = False
 
+    def record(self) -> dict[str, Any]:
+        """JSON for the state directory (`of_state` reads it)."""
+        out: dict[str, Any] = {"paths": self.paths}
+        if self.unit:
+            out["unit"] = self.unit
+        return out
+
+
+# --- the host ---------------------------------------------------------------------------------------------------------
 
 _layout: Layout | None = None
 
@@ -71,44 +98,50 @@ def host_layout() -> Layout:
     """Read once per process: a mount made later is the container's."""
     global _layout
     if _layout is None:
-        _layout = _read_layout()
+        with open("/proc/self/cgroup") as groups, open("/proc/self/mountinfo") as mounts:
+            _layout = read_layout(groups, mounts)
     return _layout
 
 
-def _read_layout() -> Layout:
+def read_layout(cgroup_lines: Iterable[str], mountinfo_lines: Iterable[str]) -> Layout:
+    """The layout that /proc/self/cgroup and /proc/self/mountinfo describe (cgroups(7), proc(5))."""
     groups: dict[str, str] = {}
-    with open("/proc/self/cgroup") as lines:
-        for line in lines:
-            _, controllers, path = line.rstrip("\n").split(":", 2)
-            for controller in controllers.split(","):
-                groups[controller] = path
+    for line in cgroup_lines:
+        _, controllers, path = line.rstrip("\n").split(":", 2)
+        for controller in controllers.split(","):
+            groups[controller] = path
     mounts: dict[str, str] = {}
     roots: dict[str, str] = {}
-    unified_mount = ""
-    with open("/proc/self/mountinfo") as lines:
-        for line in lines:
-            if " - cgroup" not in line:
-                continue
-            left, _, right = line.rstrip("\n").partition(" - ")
-            fields = left.split(" ")
-            kind, _, options = right.split(" ", 2)
-            place = _unescape(fields[4])
-            if kind == "cgroup2":
-                unified_mount = unified_mount or place
-                roots.setdefault("", _unescape(fields[3]))
-                continue
-            for option in options.split(","):
-                if option in groups and option in _V1 and option not in mounts:
-                    mounts[option] = place
-                    roots[option] = _unescape(fields[3])
-    if not mounts and unified_mount:
-        mounts = {"": unified_mount}
-    own = {}
-    for controller in (*mounts, ""):
-        path, root = groups.get(controller, "/"), roots.get(controller, "/")
-        own[controller] = os.path.relpath(path, root) if path.startswith(root) else "."
-    unified = "" in mounts
-    return Layout(unified=unified, mounts=mounts, own=own, hybrid="" if unified else unified_mount)
+    second = ""
+    for line in mountinfo_lines:
+        if " - cgroup" not in line:
+            continue
+        left, _, right = line.rstrip("\n").partition(" - ")
+        fields = left.split(" ")
+        kind, _, options = right.split(" ", 2)
+        place, root = _unescape(fields[4]), _unescape(fields[3])
+        # The same hierarchy may be mounted again elsewhere, for a container say: the usual place is preferred.
+        usual = place == TOP or place.startswith(TOP + "/")
+        if kind == "cgroup2":
+            if not second or (usual and not second.startswith(TOP)):
+                second, roots[""] = place, root
+            continue
+        for option in options.split(","):
+            if option in groups and option in _V1 and (option not in mounts or (usual and not mounts[option].startswith(TOP))):
+                mounts[option], roots[option] = place, root
+    unified = bool(second) and (second == TOP or not mounts)
+    if unified:
+        mounts = {"": second}
+    own = {controller: _below(groups.get(controller, "/"), roots.get(controller, "/")) for controller in (*mounts, "")}
+    return Layout(unified=unified, mounts=mounts, own=own, hybrid="" if unified else second)
+
+
+def _below(path: str, root: str) -> str:
+    """`path` as seen in a mount of `root`. Outside of it (another cgroup namespace) the mount's root has to do."""
+    if path == root or not path.startswith(root.rstrip("/") + "/"):
+        return "."
+    relative = os.path.relpath(path, root)
+    return "." if relative.startswith("..") else relative
 
 
 def _unescape(text: str) -> str:
@@ -119,113 +152,298 @@ def _unescape(text: str) -> str:
     return text
 
 
-def plan(spec: Spec, container_id: str) -> Cgroup:
+# --- which groups -----------------------------------------------------------------------------------------------------
+
+
+def plan(spec: Spec, container_id: str, manager: str = "cgroupfs") -> Cgroup:
     """Where the container's groups will be. An absolute cgroupsPath starts at the hierarchy's root, anything else at
-    the caller's own group. Nothing is made yet, so that the state can record it first."""
+    the caller's own group (with version 2 beside it: a group with processes has no groups below). Nothing is made yet,
+    so that the state can record it first. `ConfigError`, `ResourceError`, `UnsupportedError`.
+    """
+    if manager == "disabled":
+        return Cgroup(paths={})
     layout = host_layout()
+    check(spec.linux.resources, layout)
+    if manager == "systemd":
+        from pysandbox.oci import cgroups_systemd
+
+        return cgroups_systemd.plan(spec, container_id, layout)
     wanted = spec.linux.cgroups_path
     path = os.path.normpath("/" + (wanted or container_id)).lstrip("/")
     if not path:
         raise ConfigError(f"{wanted!r} is not a group of the container's own", pointer="/linux/cgroupsPath")
+    absolute = wanted.startswith("/")
     paths = {}
     for controller, mount in layout.mounts.items():
-        base = mount if wanted.startswith("/") else os.path.normpath(os.path.join(mount, layout.own[controller]))
-        paths[controller] = os.path.join(base, path)
+        own = layout.own[controller]
+        base = "." if absolute else os.path.dirname(own) if layout.unified else own
+        paths[controller] = os.path.normpath(os.path.join(mount, base, path))
     if layout.hybrid:
-        base = layout.hybrid if wanted.startswith("/") else os.path.normpath(os.path.join(layout.hybrid, layout.own[""]))
-        paths["unified"] = os.path.join(base, path)
-    return Cgroup(paths=paths)
+        base = "." if absolute else layout.own[""]
+        paths["unified"] = os.path.normpath(os.path.join(layout.hybrid, base, path))
+    return Cgroup(paths=paths, chosen=bool(wanted))
+
+
+def check(resources: Resources | None, layout: Layout) -> None:
+    """What cannot be on this host, before anything is made."""
+    if not layout.unified and "devices" not in layout.mounts and not _rootless():
+        # Without it a container could open every device of the host.
+        raise ResourceError("mountpoint for devices not found: is the cgroup file system mounted?", errno=errno.ENOENT)
+    if resources is None:
+        return
+    if resources.unified is not None and not layout.unified:
+        raise UnsupportedError("invalid configuration: cannot use unified on cgroup v1")
+    if resources.devices:
+        from pysandbox.oci import cgroups_devices
+
+        cgroups_devices.check(resources.devices)
+    for page in resources.hugepage_limits:
+        if not page.page_size.isalnum():
+            raise ConfigError(f"{page.page_size!r} is not a page size", pointer="/linux/resources/hugepageLimits")
+
+
+def _rootless() -> bool:
+    """Whether refusals by the host are to be expected: not root, or root of a user namespace only."""
+    if os.geteuid() != 0:
+        return True
+    try:
+        with open("/proc/self/uid_map") as lines:
+            return lines.read().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def of_state(state: State) -> Cgroup:
+    """The groups of a container that exists already."""
+    data = state.data.get("cgroup")
+    if isinstance(data, dict) and isinstance(data.get("paths"), dict):
+        paths = {name: path for name, path in data["paths"].items() if isinstance(path, str) and path.startswith("/")}
+        return Cgroup(paths=paths or _by_place(state), unit=str(data.get("unit", "")))
+    return Cgroup(paths=_by_place(state))
+
+
+def _by_place(state: State) -> dict[str, str]:
+    """Controllers of the directories that were made for a container, by the hierarchy they are in."""
+    layout = host_layout()
+    places = {**layout.mounts, **({"unified": layout.hybrid} if layout.hybrid else {})}
+    made = [made.path for made in state.made if made.kind == "cgroup"]
+    return {name: path for name, mount in places.items() for path in made if path.startswith(mount + "/")}
 
 
 def directories(cgroup: Cgroup) -> list[str]:
     return list(dict.fromkeys(cgroup.paths.values()))
 
 
-def create(cgroup: Cgroup) -> None:
-    """Makes the groups; one that exists and is empty is taken over, one with processes is refused."""
+def footprint(cgroup: Cgroup) -> list[tuple[str, str]]:
+    """(kind, path) of what making these groups will leave on the host, outermost first; kinds as `state.Made` has them.
+
+    A group that exists and is empty becomes the container's own; one with processes is joined, and stays. Groups above
+    that do not exist are removed again if nothing else has come to live in them.
+    """
+    out: list[tuple[str, str]] = []
+    if cgroup.unit:
+        out.append(("unit", "/" + cgroup.unit))
+    seen = set()
+    for path in cgroup.paths.values():
+        if path in seen:
+            continue
+        seen.add(path)
+        if not os.path.isdir(path):
+            if not cgroup.unit:
+                out += [("cgroup-above", above) for above in _missing_above(path, seen)]
+            out.append(("cgroup", path))
+        elif not _occupied(path):
+            out.append(("cgroup", path))
+    return out
+
+
+def _missing_above(path: str, seen: set[str]) -> list[str]:
+    missing: list[str] = []
+    while (path := os.path.dirname(path)) not in seen and not os.path.isdir(path):
+        seen.add(path)
+        missing.insert(0, path)
+    return missing
+
+
+def _occupied(path: str) -> bool:
+    try:
+        return bool(files.read(path, "cgroup.procs"))
+    except OSError as error:
+        # A threaded group answers EOPNOTSUPP, and has threads of others.
+        return error.errno == errno.EOPNOTSUPP
+
+
+# --- making, joining --------------------------------------------------------------------------------------------------
+
+
+def create(
+    cgroup: Cgroup, resources: Resources | None = None, warn: Callable[[str], None] = lambda message: None
+) -> None:
+    """Makes the groups. `ResourceError`. One with processes in it is joined, with a warning; a frozen one is refused,
+    because the container would never start.
+    """
+    if cgroup.unit:
+        return
     layout = host_layout()
-    for controller, path in cgroup.paths.items():
+    occupied = False
+    for controller, path in list(cgroup.paths.items()):
         try:
-            _create(path, layout.mounts.get(controller) or layout.hybrid, controller)
-            if _read(path, "cgroup.procs").strip():
-                raise ResourceError(f"cgroup {path} already has processes in it", errno=errno.EBUSY)
+            if controller == "":
+                existed = os.path.isdir(path)
+                from pysandbox.oci import cgroups_v2
+
+                cgroups_v2.create(path, layout.mounts[""], resources)
+            else:
+                existed = not _make(path, controller, resources)
+            if existed:
+                if controller in ("freezer", "") and _is_frozen(cgroup):
+                    raise ResourceError("container's cgroup unexpectedly frozen", errno=errno.EBUSY)
+                if controller in ("devices", "") and not occupied and (count := len(_members(path))):
+                    occupied = True
+                    warn(f"container's cgroup is not empty: {count} process(es) found")
         except OSError as error:
-            raise from_os_error(f"create cgroup {path}", error) from None
+            if error.errno in _REFUSED and not cgroup.chosen and _rootless():
+                # Limits that need this group fail by name.
+                del cgroup.paths[controller]
+                continue
+            raise from_os_error(f"mkdir {path}", error) from None
 
 
-def _create(path: str, mount: str, controller: str) -> None:
-    missing = []
-    while path != mount and not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for directory in reversed(missing):
-        parent = os.path.dirname(directory)
-        if controller == "":
-            _delegate(parent)
+def _is_frozen(cgroup: Cgroup) -> bool:
+    from pysandbox.oci import cgroups_freezer
+
+    return cgroups_freezer.is_frozen(cgroup.paths)
+
+
+def _members(path: str) -> list[str]:
+    try:
+        return files.read(path, "cgroup.procs").split()
+    except OSError:
+        return []
+
+
+def _make(path: str, controller: str, resources: Resources | None) -> bool:
+    """A version 1 group and those above it; whether it was made now. `OSError`."""
+    try:
+        os.mkdir(path, 0o755)
+        made = True
+    except FileExistsError:
+        made = False
+    except FileNotFoundError:
+        _make(os.path.dirname(path), controller, None)
+        return _make(path, controller, resources)
+    if controller == "cpuset":
+        _fill_cpuset(path, resources)
+    return made
+
+
+def _fill_cpuset(path: str, resources: Resources | None) -> None:
+    """Version 1: a new group may use no CPU and no memory node until told otherwise, and takes no process."""
+    cpu = resources.cpu if resources is not None else None
+    parent = os.path.dirname(path)
+    for name, wanted in (("cpuset.cpus", cpu and cpu.cpus), ("cpuset.mems", cpu and cpu.mems)):
+        if not wanted and not files.read(path, name).strip():
+            inherited = files.read(parent, name).strip()
+            if not inherited and os.path.exists(f"{parent}/cgroup.procs"):
+                # Made by something that did not care, like `mkdir -p`.
+                _fill_cpuset(parent, None)
+                inherited = files.read(parent, name).strip()
+            files.write(path, name, inherited)
+
+
+def apply(cgroup: Cgroup, resources: Resources | None) -> None:
+    """Writes the limits of linux.resources, and the rules for devices, which every container has. `ResourceError`
+    naming the file that refused."""
+    if cgroup.unit or not cgroup.paths:
+        return
+    set_limits(cgroup, resources, files.Setter())
+
+
+def set_limits(cgroup: Cgroup, resources: Resources | None, setter: files.Setter, *, devices: bool = True) -> None:
+    """`apply`, through a setter of the caller's; `devices` False leaves the rules for devices as they are."""
+    rules = resources.devices if resources is not None else ()
+    paths = cgroup.paths
+    if "" in paths:
+        if devices:
+            _filter_devices(paths[""], rules)
+        if resources is not None:
+            from pysandbox.oci import cgroups_v2
+
+            cgroups_v2.apply(paths[""], resources, setter)
+        return
+    if devices:
+        from pysandbox.oci import cgroups_devices
+
         try:
-            os.mkdir(directory, 0o755)
-        except FileExistsError:
-            pass
-        if controller == "cpuset":
-            # Version 1: a new group may use no CPU and no memory node until told otherwise, and takes no process.
-            for name in ("cpuset.cpus", "cpuset.mems"):
-                if not _read(directory, name).strip():
-                    _write(directory, name, _read(parent, name).strip())
+            if "devices" not in paths:
+                raise files.missing("devices")
+            cgroups_devices.apply(paths["devices"], rules)
+        except ResourceError:
+            if not _rootless():
+                raise
+    if resources is not None:
+        from pysandbox.oci import cgroups_v1
+
+        cgroups_v1.apply(paths, resources, setter)
 
 
-def _delegate(parent: str) -> None:
-    """Version 2: controllers reach a child only when its parent passes them on."""
-    for name in _read(parent, "cgroup.controllers").split():
-        try:
-            _write(parent, "cgroup.subtree_control", f"+{name}")
-        except OSError:
-            continue  # a group with processes of its own cannot; a limit that needs it fails later, by name
+def _filter_devices(path: str, rules: tuple[Any, ...]) -> None:
+    from pysandbox.oci import cgroups_bpf
+
+    try:
+        cgroups_bpf.attach(path, rules)
+    except ResourceError:
+        # In a user namespace nodes of devices cannot be made or opened anyway; and who allows everything needs no filter.
+        harmless = all(rule.allow and set("rwm") <= set(rule.access) for rule in rules)
+        if not _rootless() and not (rules and harmless):
+            raise
 
 
-def join(cgroup: Cgroup, pid: int) -> None:
-    """Moves a process. The first write waits for other processors (a grace period, some 10 ms), without using any."""
+def join(cgroup: Cgroup, pid: int, resources: Resources | None = None) -> None:
+    """Moves a container's first process into its groups. The first write waits for other processors (a grace period,
+    some 10 ms), without using any. `ResourceError`."""
+    if cgroup.slice:
+        from pysandbox.oci import cgroups_systemd
+
+        cgroups_systemd.start(cgroup, pid, resources)
+        return
+    for path in directories(cgroup):
+        _move(path, pid)
+
+
+def enter(cgroup: Cgroup, pid: int, init: int = 0) -> None:
+    """Moves a further process (`exec`) into a container's groups. `init`: the container's first process; when programs
+    inside have moved it to a group below (version 2: systemd, nested containers), its group is the one to enter.
+    """
     for path in directories(cgroup):
         try:
-            _write(path, "cgroup.procs", str(pid))
+            _move(path, pid)
+        except ResourceError as error:
+            if "" not in cgroup.paths or not init or error.errno not in (errno.EBUSY, errno.EOPNOTSUPP, errno.ENOENT):
+                raise
+            with open(f"/proc/{init}/cgroup") as lines:
+                own = next((line.rstrip("\n")[3:] for line in lines if line.startswith("0::")), "")
+            place = os.path.normpath(host_layout().mounts[""] + own)
+            if not place.startswith(path + "/"):
+                raise
+            _move(place, pid)
+
+
+def _move(path: str, pid: int) -> None:
+    for attempt in range(5):
+        try:
+            files.write(path, "cgroup.procs", str(pid))
+            return
         except OSError as error:
-            raise from_os_error(f"join cgroup {path}", error) from None
+            # EINVAL: a process so new that it has not run yet.
+            if error.errno != errno.EINVAL or attempt == 4:
+                raise from_os_error(f"failed to write {pid}: write {path}/cgroup.procs", error) from None
+            import time
+
+            time.sleep(0.03)
 
 
-def remove(paths: list[str]) -> list[str]:
-    """Removes groups with everything below them; returns those that remain (a process is in them)."""
-    left = []
-    for path in paths:
-        for _ in range(5):
-            try:
-                _remove_tree(path)
-                break
-            except FileNotFoundError:
-                break
-            except OSError as error:
-                if error.errno != errno.EBUSY:
-                    left.append(path)
-                    break
-                # A zombie counts until it is reaped, and the kernel takes a moment after that.
-                import time
-
-                time.sleep(0.01)
-        else:
-            left.append(path)
-    return left
-
-
-def _remove_tree(path: str) -> None:
-    try:
-        os.rmdir(path)
-        return
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-    with os.scandir(path) as entries:
-        below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for directory in below:
-        _remove_tree(directory)
-    os.rmdir(path)
+# --- afterwards -------------------------------------------------------------------------------------------------------
 
 
 def processes(cgroup_paths: list[str]) -> list[int]:
@@ -234,247 +452,7 @@ def processes(cgroup_paths: list[str]) -> list[int]:
     for path in cgroup_paths:
         for directory, _, _ in os.walk(path):
             try:
-                found.update(int(pid) for pid in _read(directory, "cgroup.procs").split())
+                found.update(int(pid) for pid in files.read(directory, "cgroup.procs").split())
             except OSError:
                 continue  # removed meanwhile
     return sorted(found)
-
-
-def _read(directory: str, name: str) -> str:
-    fd = os.open(os.path.join(directory, name), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = b""
-        while chunk := os.read(fd, 65536):
-            text += chunk
-        return text.decode()
-    finally:
-        os.close(fd)
-
-
-def _write(directory: str, name: str, value: str) -> None:
-    fd = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode())
-    finally:
-        os.close(fd)
-
-
-# --- limits -----------------------------------------------------------------------------------------------------------
-
-
-def apply(cgroup: Cgroup, resources: Resources | None) -> None:
-    """Writes the limits of linux.resources. Raises `ResourceError` naming the file that refused."""
-    if resources is None:
-        return
-    if "" in cgroup.paths:
-        _apply_unified(cgroup.paths[""], resources)
-    else:
-        _apply_v1(cgroup.paths, resources)
-
-
-def _set(directory: str | None, name: str, value: object) -> None:
-    if directory is None:
-        raise ResourceError(f"cannot set {name}: its cgroup controller is not available", errno=errno.ENOENT)
-    try:
-        _write(directory, name, str(value))
-    except OSError as error:
-        raise from_os_error(f"write {value!s} to {directory}/{name}", error) from None
-
-
-def _apply_v1(paths: dict[str, str], resources: Resources) -> None:
-    if resources.unified:
-        raise UnsupportedError("linux.resources.unified needs cgroup version 2")
-    _devices_v1(paths, resources.devices)
-    memory = resources.memory
-    if memory is not None:
-        directory = paths.get("memory")
-        pairs = [("memory.limit_in_bytes", memory.limit), ("memory.memsw.limit_in_bytes", memory.swap)]
-        if directory is not None and memory.limit is not None and memory.swap is not None:
-            # Memory must not exceed memory+swap at any moment: the order depends on which way they go.
-            current = int(_read(directory, "memory.memsw.limit_in_bytes"))
-            if memory.swap == -1 or memory.swap > current:
-                pairs.reverse()
-        for name, value in pairs:
-            if value:
-                _set(directory, name, value)
-        for name, value in (
-            ("memory.soft_limit_in_bytes", memory.reservation),
-            ("memory.kmem.tcp.limit_in_bytes", memory.kernel_tcp),
-        ):
-            if value:
-                _set(directory, name, value)
-        if memory.disable_oom_killer:
-            _set(directory, "memory.oom_control", 1)
-        if memory.swappiness is not None:
-            _set(directory, "memory.swappiness", memory.swappiness)
-    cpu = resources.cpu
-    if cpu is not None:
-        if cpu.shares:
-            _set(paths.get("cpu"), "cpu.shares", cpu.shares)
-        if cpu.period:
-            _set(paths.get("cpu"), "cpu.cfs_period_us", cpu.period)
-        if cpu.quota:
-            _set(paths.get("cpu"), "cpu.cfs_quota_us", cpu.quota)
-        if cpu.burst is not None:
-            _set(paths.get("cpu"), "cpu.cfs_burst_us", cpu.burst)
-        if cpu.realtime_period:
-            _set(paths.get("cpu"), "cpu.rt_period_us", cpu.realtime_period)
-        if cpu.realtime_runtime:
-            _set(paths.get("cpu"), "cpu.rt_runtime_us", cpu.realtime_runtime)
-        if cpu.idle is not None:
-            _set(paths.get("cpu"), "cpu.idle", cpu.idle)
-        if cpu.cpus:
-            _set(paths.get("cpuset"), "cpuset.cpus", cpu.cpus)
-        if cpu.mems:
-            _set(paths.get("cpuset"), "cpuset.mems", cpu.mems)
-    if resources.pids_limit is not None:
-        _set(paths.get("pids"), "pids.max", resources.pids_limit if resources.pids_limit > 0 else "max")
-    block = resources.block_io
-    if block is not None:
-        if block.weight:
-            _set(paths.get("blkio"), "blkio.weight", block.weight)
-        for name, devices in (
-            ("read_bps", block.throttle_read_bps_device),
-            ("write_bps", block.throttle_write_bps_device),
-            ("read_iops", block.throttle_read_iops_device),
-            ("write_iops", block.throttle_write_iops_device),
-        ):
-            for device in devices:
-                _set(paths.get("blkio"), f"blkio.throttle.{name}_device", f"{device.major}:{device.minor} {device.rate}")
-    for page in resources.hugepage_limits:
-        _set(paths.get("hugetlb"), f"hugetlb.{page.page_size}.limit_in_bytes", page.limit)
-    if resources.network is not None:
-        if resources.network.class_id:
-            _set(paths.get("net_cls"), "net_cls.classid", resources.network.class_id)
-        for entry in resources.network.priorities:
-            _set(paths.get("net_prio"), "net_prio.ifpriomap", f"{entry.name} {entry.priority}")
-
-
-def _devices_v1(paths: dict[str, str], rules: tuple[DeviceRule, ...]) -> None:
-    if not rules:
-        return
-    if "devices" not in paths:
-        raise ResourceError("cannot restrict devices: the devices controller is not available", errno=errno.ENOENT)
-    for rule in (*rules, *DEFAULT_RULES):
-        if rule.type == "a" or not rule.type:
-            text = "a"
-        else:
-            text = f"{rule.type} {_number(rule.major)}:{_number(rule.minor)} {rule.access or 'rwm'}"
-        _set(paths["devices"], "devices.allow" if rule.allow else "devices.deny", text)
-
-
-def _number(value: int | None) -> str:
-    return "*" if value is None or value < 0 else str(value)
-
-
-def _apply_unified(path: str, resources: Resources) -> None:
-    memory = resources.memory
-    if memory is not None:
-        if memory.limit:
-            _set(path, "memory.max", _limit(memory.limit))
-        if memory.swap:
-            # config.json counts memory and swap together, version 2 swap alone.
-            swap = memory.swap if memory.swap < 0 else memory.swap - (memory.limit or 0)
-            _set(path, "memory.swap.max", _limit(swap))
-        if memory.reservation:
-            _set(path, "memory.low", _limit(memory.reservation))
-    cpu = resources.cpu
-    if cpu is not None:
-        if cpu.shares:
-            # 2..262144 shares onto weights 1..10000, the conversion all runtimes use.
-            _set(path, "cpu.weight", 1 + (cpu.shares - 2) * 9999 // 262142)
-        if cpu.quota or cpu.period:
-            quota = str(cpu.quota) if cpu.quota and cpu.quota > 0 else "max"
-            _set(path, "cpu.max", f"{quota} {cpu.period or 100000}")
-        if cpu.burst is not None:
-            _set(path, "cpu.max.burst", cpu.burst)
-        if cpu.idle is not None:
-            _set(path, "cpu.idle", cpu.idle)
-        if cpu.cpus:
-            _set(path, "cpuset.cpus", cpu.cpus)
-        if cpu.mems:
-            _set(path, "cpuset.mems", cpu.mems)
-    if resources.pids_limit is not None:
-        _set(path, "pids.max", resources.pids_limit if resources.pids_limit > 0 else "max")
-    block = resources.block_io
-    if block is not None:
-        if block.weight:
-            _set(path, "io.bfq.weight", block.weight)
-        for key, devices in (
-            ("rbps", block.throttle_read_bps_device),
-            ("wbps", block.throttle_write_bps_device),
-            ("riops", block.throttle_read_iops_device),
-            ("wiops", block.throttle_write_iops_device),
-        ):
-            for device in devices:
-                _set(path, "io.max", f"{device.major}:{device.minor} {key}={device.rate}")
-    for page in resources.hugepage_limits:
-        _set(path, f"hugetlb.{page.page_size}.max", page.limit)
-    for name, value in (resources.unified or {}).items():
-        if "/" in name or name in (".", ".."):
-            raise ConfigError(f"{name!r} is not a cgroup file", pointer="/linux/resources/unified")
-        for line in value.split("\n"):
-            _set(path, name, line)
-    if resources.devices:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            native.attach_device_filter(fd, device_program((*resources.devices, *DEFAULT_RULES)))
-        except OSError as error:
-            raise from_os_error("attach device filter", error) from None
-        finally:
-            os.close(fd)
-
-
-def _limit(value: int) -> str:
-    return "max" if value < 0 else str(value)
-
-
-def device_program(rules: tuple[DeviceRule, ...]) -> bytes:
-    """BPF for BPF_PROG_TYPE_CGROUP_DEVICE. The context is {u32 access << 16 | type, u32 major, u32 minor}; the last
-    rule that matches decides, as with version 1; no match: allowed, as a fresh group is.
-
-    A request for several accesses at once is allowed only by a rule that grants all of them.
-    """
-    from struct import pack
-
-    def insn(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
-        return pack("<BBhi", code, src << 4 | dst, off, imm)
-
-    program = [
-        insn(0x61, 2, 1, 0), insn(0x54, 2, imm=0xFFFF),  # w2 = type
-        insn(0x61, 3, 1, 0), insn(0x74, 3, imm=16),      # w3 = access
-        insn(0x61, 4, 1, 4), insn(0x61, 5, 1, 8),        # w4 = major, w5 = minor
-    ]  # fmt: skip
-    bits = {"m": 1, "r": 2, "w": 4}
-    decided = False
-    for rule in reversed(rules):
-        tests: list[tuple[int, int, int]] = []  # (BPF_JMP32 code, register, immediate): jump to the next rule
-        if rule.type in ("b", "c"):
-            tests.append((0x56, 2, 1 if rule.type == "b" else 2))
-            if rule.major is not None and rule.major >= 0:
-                tests.append((0x56, 4, rule.major))
-            if rule.minor is not None and rule.minor >= 0:
-                tests.append((0x56, 5, rule.minor))
-        access = sum(bits[c] for c in set(rule.access or "rwm") if c in bits) if rule.type in ("b", "c") else 7
-        if access != 7:
-            # allow: nothing outside the rule's accesses; deny: anything inside them.
-            tests.append((0x46, 3, 7 & ~access) if rule.allow else (-0x46, 3, access))
-        body = [insn(0xB4, 0, imm=int(rule.allow)), insn(0x95)]
-        out: list[bytes] = []
-        remaining = sum(2 if code < 0 else 1 for code, _, _ in tests) + len(body)
-        for code, register, value in tests:
-            if code < 0:
-                # "if none of these bits": BPF has only "if any", so jump over the jump away.
-                out.append(insn(0x46, register, off=1, imm=value))
-                out.append(insn(0x05, off=remaining - 2))
-                remaining -= 2
-            else:
-                out.append(insn(code, register, off=remaining - 1, imm=value))
-                remaining -= 1
-        program += out + body
-        if not tests:
-            decided = True
-            break
-    if not decided:
-        program += [insn(0xB4, 0, imm=1), insn(0x95)]
-    return b"".join(program)

@@ -80,7 +80,8 @@ class ProcessId(Struct):
 
 
 class Made(Struct):
-    """One thing to take back. `kind`: process (pid, start), cgroup, mount, file, directory (absolute path)."""
+    """One thing to take back. `kind`: process (pid, start), cgroup, cgroup-above (removed when empty), mount, file,
+    directory (absolute path), unit (of systemd, its name as if it were a path)."""
 
     kind: str
     path: str = ""

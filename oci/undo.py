@@ -104,6 +104,26 @@ def _remove_cgroup(path: str) -> bool:
     return clean
 
 
+def _cgroup_above(made: Made) -> None:
+    """A group that was made on the way to a container's own, and where others may live by now."""
+    try:
+        os.rmdir(made.path)
+    except OSError as e:
+        if e.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
+
+
+def _unit(made: Made) -> None:
+    """A unit of systemd's; its processes are gone or go with it."""
+    from pysandbox.oci import cgroups_systemd
+    from pysandbox.oci.errors import Error
+
+    try:
+        cgroups_systemd.stop(made.path.lstrip("/"))
+    except Error as e:
+        raise StateError(e.message, errno=e.errno) from None
+
+
 def _kill_members(path: str) -> None:
     try:
         with open(os.path.join(path, "cgroup.procs"), "rb") as f:
@@ -178,6 +198,8 @@ def _wait_until(done: Callable[[], bool], what: str) -> None:
 _HANDLERS: dict[str, Callable[[Made], None]] = {
     "process": _process,
     "cgroup": _cgroup,
+    "cgroup-above": _cgroup_above,
+    "unit": _unit,
     "mount": _mount,
     "file": _file,
     "directory": _directory,

@@ -77,9 +77,13 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     from pysandbox.oci.state import Made
 
     options = plan.options
-    groups = cgroups.directories(plan.cgroup)
-    container.record(*(Made(kind="cgroup", path=path) for path in groups if not os.path.isdir(path)))
-    cgroups.create(plan.cgroup)
+    made = [Made(kind=kind, path=path) for kind, path in cgroups.footprint(plan.cgroup)]
+    container.update(
+        made=(*container.state.made, *made), data={**container.state.data, "cgroup": plan.cgroup.record()}
+    )
+    # Joined groups have other processes, whose end is not this container's business.
+    groups = [thing.path for thing in made if thing.kind == "cgroup"]
+    cgroups.create(plan.cgroup, plan.spec.linux.resources, warn)
     cgroups.apply(plan.cgroup, plan.spec.linux.resources)
 
     # From here on signals wait: they are passed to the container once it exists.
@@ -110,7 +114,7 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     running = launch_wait.Running(pid, signals, planner[0] if planner else None, groups if shared else ())
     try:
         container.set_init(pid)
-        joiner = launch_follow.Joiner(plan.cgroup, pid, ours)
+        joiner = launch_follow.Joiner(plan.cgroup, pid, ours, plan.spec.linux.resources)
         launch_follow.follow(
             ours, running, plan.spec.process, joiner, warn, console_socket=options.console_socket, more=_handlers(plan, pid, ours)
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pysandbox.oci.cgroups import Cgroup
-    from pysandbox.oci.spec import Process
+    from pysandbox.oci.spec import Process, Resources
     from pysandbox.runtime.launch_channel import Channel
     from pysandbox.runtime.launch_wait import Running
     from pysandbox.runtime.rewriter.plans import PlanSet
@@ -27,19 +27,19 @@ class Joiner:
     """Moves the container process into its cgroups, in a thread: the kernel makes the writer wait for all processors,
     and meanwhile the process can build its root and the launcher can plan."""
 
-    def __init__(self, groups: Cgroup, pid: int, channel: Channel) -> None:
+    def __init__(self, groups: Cgroup, pid: int, channel: Channel, resources: Resources | None = None) -> None:
         from _thread import allocate_lock, start_new_thread
 
-        self._arguments = groups, pid, channel
+        self._arguments = groups, pid, resources, channel
         self.error: Error | None = None
         self._ended = allocate_lock()
         self._ended.acquire()
         start_new_thread(self._run, ())
 
     def _run(self) -> None:
-        groups, pid, channel = self._arguments
+        groups, pid, resources, channel = self._arguments
         try:
-            cgroups.join(groups, pid)
+            cgroups.join(groups, pid, resources)
             channel.send(launch_channel.JOINED)
         except Error as error:
             # The process waits for the message: it must go first, then the channel ends and `finish` is called.

@@ -50,7 +50,7 @@ class Options(Struct):
     no_new_keyring: bool = False
     no_subreaper: bool = False
     keep: bool = False
-    systemd_cgroup: bool = False
+    cgroup_manager: str = "cgroupfs"
     overlay: Overlay | None = None
     foreground_tty: bool = True
 
@@ -113,7 +113,7 @@ def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | Non
         trace_mode=trace_mode,
         capabilities=process.CapabilitySets(spec.process.capabilities, new_user=spaces.user),
         namespaces=spaces,
-        cgroup=cgroups.plan(spec, options.id),
+        cgroup=cgroups.plan(spec, options.id, options.cgroup_manager),
         kvm=open_kvm(),
         host_self=os.open("/proc/thread-self", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
         monitor=launch_vault.monitor_memfd(),
@@ -125,10 +125,6 @@ def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | Non
 
 def check(spec: Spec, options: Options) -> None:
     """Contradictions and unsupported wishes, before anything is made."""
-    if options.systemd_cgroup and not os.path.isdir("/run/systemd/system"):
-        raise UnsupportedError("systemd not running on this host: cannot use systemd cgroups manager")
-    if options.systemd_cgroup:
-        raise UnsupportedError("the systemd cgroup manager is not supported yet: leave --systemd-cgroup out")
     hooks = spec.hooks
     if (
         hooks.prestart

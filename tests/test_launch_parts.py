@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from pysandbox.oci import cgroups, mounts, process, rootfs
+from pysandbox.oci import cgroups, cgroups_bpf, mounts, process, rootfs
 from pysandbox.oci.copytree import copy_tree
 from pysandbox.oci.errors import Error, LaunchError, ResourceError, UnsupportedError
 from pysandbox.oci.spec import Capabilities, DeviceRule
@@ -313,7 +313,7 @@ def test_device_filter_decides_as_version_1_would() -> None:
         DeviceRule(allow=True, type="b", major=8, access="r"),
         DeviceRule(allow=False, type="c", major=5, minor=7, access="w"),
     )
-    program = cgroups.device_program(rules)
+    program = cgroups_bpf.device_program(rules)
     char, block, mknod, read, write = 2, 1, 1, 2, 4
     for arguments, allowed in (
         ((char, read | write | mknod, 1, 3), 1),
@@ -328,7 +328,8 @@ def test_device_filter_decides_as_version_1_would() -> None:
         ((block, read | write, 8, 1), 0),
     ):
         assert run_bpf(program, *arguments) == allowed, arguments
-    assert run_bpf(cgroups.device_program(()), char, read, 1, 3) == 1
+    assert run_bpf(cgroups_bpf.device_program(()), char, read, 1, 3) == 1
+    assert run_bpf(cgroups_bpf.device_program(()), char, read, 1, 4) == 0
 
 
 def test_layout_of_this_host() -> None:

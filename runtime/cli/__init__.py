@@ -47,7 +47,8 @@ GLOBAL = Arguments(
         Flag("--log", "FILE", "file to append errors and warnings to (default: standard error)"),
         Flag("--log-format", "FORMAT", "text or json", default="text"),
         Flag("--debug", "", "say more in the log"),
-        Flag("--systemd-cgroup", "", "use systemd for cgroups"),
+        Flag("--systemd-cgroup", "", "use systemd for cgroups (cgroupsPath is then SLICE:PREFIX:NAME)"),
+        Flag("--cgroup-manager", "MANAGER", "cgroupfs, systemd or disabled", default="cgroupfs"),
         Flag("--rootless", "MODE", "ignore cgroup permission errors: true, false or auto", default="auto"),
         Flag("--criu", "PATH", "accepted and ignored, as by runc"),
         Flag("--version -v", "", "print the version"),
@@ -73,6 +74,11 @@ class Call:
         from pysandbox.oci.state import default_root
 
         return default_root()
+
+    @property
+    def cgroup_manager(self) -> str:
+        """`--cgroup-manager` and `--systemd-cgroup`, which is its short form for systemd."""
+        return "systemd" if self.options["--systemd-cgroup"] else self.options["--cgroup-manager"]
 
     def warn(self, message: str) -> None:
         self.log.write("warning", message)
@@ -168,6 +174,8 @@ def _open_log(options: Values) -> Log:
         raise SystemExit(1)
     if options["--rootless"] not in ("auto", "true", "false"):
         raise UsageError(f"--rootless: {options['--rootless']!r} is not true, false or auto")
+    if options["--cgroup-manager"] not in ("cgroupfs", "systemd", "disabled"):
+        raise UsageError(f"unknown cgroup manager specified {options['--cgroup-manager']}")
     return log
 
 

@@ -228,7 +228,7 @@ def sched_setattr(
 
 
 def attach_device_filter(cgroup_fd: int, instructions: bytes) -> None:
-    """Attaches a BPF device program (8-byte instructions) to a version 2 cgroup, beside those already there."""
+    """Attaches a BPF device program (8-byte instructions) to a version 2 cgroup, in the place of those already there."""
     _check(_lib.psb_device_filter(cgroup_fd, instructions, len(instructions) // 8))
 
 

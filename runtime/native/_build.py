@@ -154,26 +154,51 @@ static long psb_sched_setattr(unsigned int policy, unsigned long long flags, int
 	struct psb_sched_attr attr = {sizeof attr, policy, flags, nice, priority, runtime, deadline, period};
 	RESULT(syscall(SYS_sched_setattr, 0, &attr, 0));
 }
-/* Loads a BPF_PROG_TYPE_CGROUP_DEVICE program (8-byte instructions) and attaches it to the cgroup (v2). */
+/* Loads a BPF_PROG_TYPE_CGROUP_DEVICE program (8-byte instructions), attaches it to the cgroup (v2) and detaches those
+   that were attached there before: each one can only take away, so the old rules would stay in force. The new one comes
+   first, so that at no moment there is none. */
 static long psb_device_filter(int cgroup_fd, const void *insns, unsigned int count)
 {
-	union bpf_attr load, attach;
+	union bpf_attr attr;
+	uint32_t old[64];
+	unsigned int n_old;
 	long prog, ret;
-	memset(&load, 0, sizeof load);
-	load.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
-	load.insns = (uint64_t)(uintptr_t)insns;
-	load.insn_cnt = count;
-	load.license = (uint64_t)(uintptr_t)"Apache-2.0";
-	prog = syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof load);
+	memset(&attr, 0, sizeof attr);
+	attr.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
+	attr.insns = (uint64_t)(uintptr_t)insns;
+	attr.insn_cnt = count;
+	attr.license = (uint64_t)(uintptr_t)"Apache-2.0";
+	prog = syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr);
 	if (prog < 0)
 		return -(long)errno;
-	memset(&attach, 0, sizeof attach);
-	attach.target_fd = (uint32_t)cgroup_fd;
-	attach.attach_bpf_fd = (uint32_t)prog;
-	attach.attach_type = BPF_CGROUP_DEVICE;
-	attach.attach_flags = BPF_F_ALLOW_MULTI;
-	ret = syscall(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof attach);
+	memset(&attr, 0, sizeof attr);
+	attr.query.target_fd = (uint32_t)cgroup_fd;
+	attr.query.attach_type = BPF_CGROUP_DEVICE;
+	attr.query.prog_ids = (uint64_t)(uintptr_t)old;
+	attr.query.prog_cnt = 64; /* the most a cgroup takes */
+	n_old = syscall(SYS_bpf, BPF_PROG_QUERY, &attr, sizeof attr) < 0 ? 0 : attr.query.prog_cnt;
+	memset(&attr, 0, sizeof attr);
+	attr.target_fd = (uint32_t)cgroup_fd;
+	attr.attach_bpf_fd = (uint32_t)prog;
+	attr.attach_type = BPF_CGROUP_DEVICE;
+	attr.attach_flags = BPF_F_ALLOW_MULTI;
+	ret = syscall(SYS_bpf, BPF_PROG_ATTACH, &attr, sizeof attr);
 	ret = ret < 0 ? -(long)errno : 0;
+	for (unsigned int i = 0; ret == 0 && i < n_old; i++) {
+		long fd;
+		memset(&attr, 0, sizeof attr);
+		attr.prog_id = old[i];
+		fd = syscall(SYS_bpf, BPF_PROG_GET_FD_BY_ID, &attr, sizeof attr);
+		if (fd < 0)
+			continue; /* gone, or a security module keeps it: then it goes on restricting */
+		memset(&attr, 0, sizeof attr);
+		attr.target_fd = (uint32_t)cgroup_fd;
+		attr.attach_bpf_fd = (uint32_t)fd;
+		attr.attach_type = BPF_CGROUP_DEVICE;
+		if (syscall(SYS_bpf, BPF_PROG_DETACH, &attr, sizeof attr) < 0 && errno != ENOENT)
+			ret = -(long)errno;
+		close((int)fd);
+	}
 	close((int)prog);
 	return ret;
 }
