@@ -70,9 +70,9 @@ class Cgroup(Struct):
     hybrid host, which only tracks processes). Several may share one directory; none at all with the manager
     "disabled".
 
-    `unit`, `slice`: of the systemd driver, else ""; `slice` only until the unit is started. `properties`: what annotations say about the unit, as
-    `org.systemd.property.NAME`. `chosen`: config.json says where; a refusal by the host is then an error, where an
-    unprivileged caller would otherwise do without.
+    `unit`, `slice`: of the systemd driver, else ""; `slice` only until the unit is started. `properties`: what
+    annotations say about the unit, as `org.systemd.property.NAME`. `chosen`: config.json says where; a refusal by the
+    host is then an error, where an unprivileged caller would otherwise do without.
     """
 
     paths: dict[str, str]
@@ -276,9 +276,7 @@ def _occupied(path: str) -> bool:
 # --- making, joining --------------------------------------------------------------------------------------------------
 
 
-def create(
-    cgroup: Cgroup, resources: Resources | None = None, warn: Callable[[str], None] = lambda message: None
-) -> None:
+def create(cgroup: Cgroup, resources: Resources | None = None, warn: Callable[[str], None] = lambda message: None) -> None:
     """Makes the groups. `ResourceError`. One with processes in it is joined, with a warning; a frozen one is refused,
     because the container would never start.
     """

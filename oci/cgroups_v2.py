@@ -156,9 +156,7 @@ def _memory(path: str, memory: Memory, setter: Setter) -> None:
         # A limit below what is in use does not fail here: the kernel would kill to reach it.
         usage = files.read_number(path, "memory.current")
         if usage > limit:
-            raise ResourceError(
-                f"rejecting memory limit {limit} as it's lower than current usage {usage}", errno=errno.EBUSY
-            )
+            raise ResourceError(f"rejecting memory limit {limit} as it's lower than current usage {usage}", errno=errno.EBUSY)
     alone = swap_only(swap, limit)
     if alone or swap > 0:
         setter.set(path, "memory.swap.max", _amount(alone))

@@ -78,9 +78,7 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
 
     options = plan.options
     made = [Made(kind=kind, path=path) for kind, path in cgroups.footprint(plan.cgroup)]
-    container.update(
-        made=(*container.state.made, *made), data={**container.state.data, "cgroup": plan.cgroup.record()}
-    )
+    container.update(made=(*container.state.made, *made), data={**container.state.data, "cgroup": plan.cgroup.record()})
     # Joined groups have other processes, whose end is not this container's business.
     groups = [thing.path for thing in made if thing.kind == "cgroup"]
     cgroups.create(plan.cgroup, plan.spec.linux.resources, warn)

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from pysandbox.oci import cgroups, cgroups_bpf, mounts, process, rootfs
+from pysandbox.oci import cgroups, mounts, process, rootfs
 from pysandbox.oci.copytree import copy_tree
 from pysandbox.oci.errors import Error, LaunchError, ResourceError, UnsupportedError
-from pysandbox.oci.spec import Capabilities, DeviceRule
+from pysandbox.oci.spec import Capabilities
 from pysandbox.runtime import abi, launch_channel, launch_program, launch_traces, launch_vault, native
 
 root_only = pytest.mark.root
@@ -190,9 +190,7 @@ def test_channel_carries_errors_and_descriptors() -> None:
 
 
 def test_mount_options() -> None:
-    parsed = mounts.parse_options(
-        ("rbind", "ro", "rw", "nosuid", "rprivate", "size=64k", "rro", "rrw", "rnoexec", "tmpcopyup")
-    )
+    parsed = mounts.parse_options(("rbind", "ro", "rw", "nosuid", "rprivate", "size=64k", "rro", "rrw", "rnoexec", "tmpcopyup"))
     assert parsed.flags == native.MS_BIND | native.MS_REC | native.MS_NOSUID
     assert parsed.propagation == (native.MS_PRIVATE | native.MS_REC,)
     assert parsed.data == ("size=64k",)
@@ -275,61 +273,6 @@ def test_capabilities_are_cut_to_what_is_there(monkeypatch: pytest.MonkeyPatch) 
     assert sets.missing == ("CAP_SYS_RESOURCE",)
     with pytest.raises(Error, match="CAP_NOPE"):
         process.CapabilitySets(Capabilities(bounding=("CAP_NOPE",)))
-
-
-def run_bpf(program: bytes, kind: int, access: int, major: int, minor: int) -> int:
-    """The instructions `device_program` uses, interpreted."""
-    context = struct.pack("<III", access << 16 | kind, major, minor)
-    register = [0] * 11
-    at = 0
-    while True:
-        code, registers, offset, immediate = struct.unpack_from("<BBhi", program, at * 8)
-        at += 1
-        dst = registers & 15
-        if code == 0x61:
-            register[dst] = struct.unpack_from("<I", context, offset)[0]
-        elif code == 0x54:
-            register[dst] &= immediate
-        elif code == 0x74:
-            register[dst] >>= immediate
-        elif code == 0xB4:
-            register[dst] = immediate
-        elif code == 0x56:
-            at += offset if register[dst] != immediate else 0
-        elif code == 0x46:
-            at += offset if register[dst] & immediate else 0
-        elif code == 0x05:
-            at += offset
-        else:
-            assert code == 0x95
-            return register[0]
-
-
-def test_device_filter_decides_as_version_1_would() -> None:
-    rules = (
-        DeviceRule(allow=False, type="a", access="rwm"),
-        DeviceRule(allow=True, type="c", major=1, minor=3, access="rwm"),
-        DeviceRule(allow=True, type="c", major=5, access="rw"),
-        DeviceRule(allow=True, type="b", major=8, access="r"),
-        DeviceRule(allow=False, type="c", major=5, minor=7, access="w"),
-    )
-    program = cgroups_bpf.device_program(rules)
-    char, block, mknod, read, write = 2, 1, 1, 2, 4
-    for arguments, allowed in (
-        ((char, read | write | mknod, 1, 3), 1),
-        ((char, read, 1, 4), 0),
-        ((block, read, 1, 3), 0),
-        ((char, read | write, 5, 9), 1),
-        ((char, mknod, 5, 9), 0),
-        ((char, read, 5, 7), 1),
-        ((char, write, 5, 7), 0),
-        ((char, read | write, 5, 7), 0),
-        ((block, read, 8, 1), 1),
-        ((block, read | write, 8, 1), 0),
-    ):
-        assert run_bpf(program, *arguments) == allowed, arguments
-    assert run_bpf(cgroups_bpf.device_program(()), char, read, 1, 3) == 1
-    assert run_bpf(cgroups_bpf.device_program(()), char, read, 1, 4) == 0
 
 
 def test_layout_of_this_host() -> None:
