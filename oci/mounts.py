@@ -12,7 +12,7 @@ import stat
 
 from pysandbox.oci import rootfs
 from pysandbox.oci._struct import Struct
-from pysandbox.oci.errors import ConfigError, ResourceError, from_os_error, host_reason
+from pysandbox.oci.errors import ConfigError, ResourceError, UnsupportedError, from_os_error, host_reason
 from pysandbox.runtime import native
 
 TYPE_CHECKING = False
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Option -> (flags it sets, flags it clears), mount(8)'s names.
 FLAGS: dict[str, tuple[int, int]] = {
+    "acl": (native.MS_POSIXACL, 0),
     "async": (0, native.MS_SYNCHRONOUS),
     "atime": (0, native.MS_NOATIME),
     "bind": (native.MS_BIND, 0),
@@ -42,6 +43,7 @@ FLAGS: dict[str, tuple[int, int]] = {
     "noexec": (native.MS_NOEXEC, 0),
     "noiversion": (0, native.MS_I_VERSION),
     "nolazytime": (0, native.MS_LAZYTIME),
+    "noacl": (0, native.MS_POSIXACL),
     "nomand": (0, native.MS_MANDLOCK),
     "norelatime": (0, native.MS_RELATIME),
     "nostrictatime": (0, native.MS_STRICTATIME),
@@ -72,7 +74,7 @@ RECURSIVE: dict[str, tuple[int, int]] = {
     "rnodiratime": (native.MOUNT_ATTR_NODIRATIME, 0),
     "rdiratime": (0, native.MOUNT_ATTR_NODIRATIME),
     "rrelatime": (native.MOUNT_ATTR_RELATIME, native.MOUNT_ATTR_ATIME),
-    "rnorelatime": (native.MOUNT_ATTR_STRICTATIME, native.MOUNT_ATTR_ATIME),
+    "rnorelatime": (0, 0),  # runc clears a bit that the kernel does not have
     "rnoatime": (native.MOUNT_ATTR_NOATIME, native.MOUNT_ATTR_ATIME),
     "ratime": (native.MOUNT_ATTR_RELATIME, native.MOUNT_ATTR_ATIME),
     "rstrictatime": (native.MOUNT_ATTR_STRICTATIME, native.MOUNT_ATTR_ATIME),
@@ -140,7 +142,8 @@ def parse_options(options: tuple[str, ...]) -> Options:
 
 
 def is_bind(mount: Mount, options: Options) -> bool:
-    return bool(options.flags & native.MS_BIND) or mount.type == "bind"
+    """A new bind mount, that is: with `remount` it is the flags of an old one that change."""
+    return (bool(options.flags & native.MS_BIND) or mount.type == "bind") and not options.flags & native.MS_REMOUNT
 
 
 def count_binds(spec: Spec) -> int:
@@ -198,7 +201,9 @@ def _below_dev(destination: str) -> bool:
 
 
 def _mount_one(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgroup | None) -> None:
-    if mount.type in ("proc", "sysfs"):
+    if options.flags & native.MS_REMOUNT:
+        _remount(root, mount, options)
+    elif mount.type in ("proc", "sysfs"):
         _kernel_view(root, mount, options)
     elif mount.type == "tmpfs":
         _tmpfs(root, mount, options)
@@ -232,6 +237,17 @@ def _attach(root: int, target: int, mount: Mount, options: Options, fstype: str,
     top = rootfs.open_in(root, mount.destination)
     _attributes(top, options)
     return top
+
+
+def _remount(root: int, mount: Mount, options: Options) -> None:
+    """New flags (and data) for what an earlier entry mounted."""
+    target = rootfs.open_in(root, mount.destination)
+    try:
+        flags = options.flags & ~native.MS_REC
+        native.mount(mount.source or None, rootfs.fd_path(target), mount.type or None, flags, ",".join(options.data) or None)
+        _attributes(target, options)
+    finally:
+        os.close(target)
 
 
 def _attributes(top: int, options: Options) -> None:
@@ -328,8 +344,12 @@ def _bind(root: int, mount: Mount, options: Options, tree: int) -> None:
         else:
             target = rootfs.ensure_file(root, mount.destination)
         try:
-            if not (native.statfs_type(tree) == native.PROC_SUPER_MAGIC and os.path.normpath(mount.destination) == "/proc"):
+            if os.path.normpath(mount.destination) != "/proc":
                 _check_target(target, mount)
+            elif native.statfs_type(tree) != native.PROC_SUPER_MAGIC:
+                raise ResourceError("'/proc' cannot be mounted because it is not of type proc", errno=errno.EPERM)
+            if stat.S_ISDIR(os.fstat(target).st_mode) != stat.S_ISDIR(found.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # the kernel's EINVAL says less
             native.move_mount(tree, target)
         finally:
             os.close(target)
@@ -366,6 +386,9 @@ def _cgroup(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgrou
         source = cgroup.paths[""] if cgroup else layout.mounts[""]
         _bind_onto(root, target, source, mount.destination, options)
         return
+    if mount.type == "cgroup2":
+        _cgroup2_beside_1(root, mount, options, private, cgroup)
+        return
     target = rootfs.ensure_dir(root, mount.destination)
     flags = _PLAIN | (options.flags & ~native.MS_RDONLY)
     _check_target(target, mount)
@@ -398,11 +421,24 @@ def _cgroup(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgrou
     os.close(top)
 
 
+def _cgroup2_beside_1(root: int, mount: Mount, options: Options, private: bool, cgroup: Cgroup | None) -> None:
+    """On a hybrid host. Mounted outside of a cgroup namespace it would show the whole host."""
+    if not private and (cgroup is None or "unified" not in cgroup.paths):
+        raise UnsupportedError(f"mount at {mount.destination!r}: the host has no cgroup version 2 hierarchy to show a part of")
+    target = rootfs.ensure_dir(root, mount.destination)
+    if private or cgroup is None:
+        os.close(_attach(root, target, mount, options, "cgroup2", ",".join(options.data)))
+    else:
+        _bind_onto(root, target, cgroup.paths["unified"], mount.destination, options)
+
+
 def _bind_onto(root: int, target: int, source: str, destination: str, options: Options) -> None:
     tree = native.open_tree(_AT_FDCWD, source, native.OPEN_TREE_CLONE | native.AT_RECURSIVE)
     native.move_mount(tree, target)
     os.close(target)
-    _remount_bind(tree, _PLAIN | options.flags)
+    flags = options.flags & ~native.MS_REC
+    if flags:
+        _remount_bind(tree, flags)
     for propagation in options.propagation:
         native.mount(None, rootfs.fd_path(tree), None, propagation)
     os.close(tree)

@@ -130,6 +130,8 @@ def prepare_root(spec: Spec, rootfs: str) -> int:
     """Cuts mount propagation to the host and makes the root a mount of its own; O_PATH descriptor of it."""
     propagation = spec.linux.rootfs_propagation
     flags = PROPAGATION[propagation] if propagation else native.MS_SLAVE | native.MS_REC
+    if flags & native.MS_UNBINDABLE:
+        flags = native.MS_PRIVATE | native.MS_REC  # what is unbindable cannot become the root; `finish_root` sees to it
     try:
         native.mount(None, "/", None, flags)
         if flags & native.MS_SHARED:
@@ -187,11 +189,14 @@ def move_root(root: int) -> None:
 
 
 def finish_root(spec: Spec) -> None:
-    """After the pivot: propagation of the new root as asked, then read-only if asked."""
+    """After the pivot: propagation of the new root as asked, then read-only if asked.
+
+    Of the root alone: what mounts say for themselves holds.
+    """
     propagation = spec.linux.rootfs_propagation
     try:
         if propagation:
-            native.mount(None, "/", None, PROPAGATION[propagation])
+            native.mount(None, "/", None, PROPAGATION[propagation] & ~native.MS_REC)
         if spec.root.readonly:
             fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             _make_readonly(fd)

@@ -56,6 +56,7 @@
 #define SOCKET_FAMILIES (1u << 1 | 1u << 2 | 1u << 10 | 1u << 16 | 1u << 17)
 
 #define PROC_SUPER_MAGIC 0x9fa0
+#define ST_NOSYMFOLLOW 0x2000 /* statfs f_flags of a mount whose symbolic links are not followed */
 #define RLIMIT_NOFILE 7
 #define RLIMIT_STACK 3
 

@@ -453,6 +453,9 @@ static long walk_link(struct walk *w, int fd, const char *name, const char *left
 	*followed = -1;
 	struct proc *p = w->t->proc;
 	char *text = w->spare;
+	struct statfs_k fs;
+	if (!host_call(__NR_fstatfs, fd, &fs) && fs.flags & ST_NOSYMFOLLOW)
+		return -ELOOP; /* the mount is one whose links nobody follows */
 	if (is_procfs(fd)) {
 		long n = canonical(p, fd, text, PATH_MAX);
 		struct proc_name pn;
