@@ -236,6 +236,22 @@ def set_oom_score(score: int | None) -> str | None:
     return None
 
 
+def set_affinity(cpus: str) -> None:
+    """execCPUAffinity: a list such as `0-3,7`; nothing for ""."""
+    wanted: set[int] = set()
+    for part in cpus.split(","):
+        first, _, last = part.strip().partition("-")
+        if first:
+            if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) >= 1 << 16:
+                raise ConfigError(f"{cpus!r} is not a list of CPUs", pointer="/process/execCPUAffinity")
+            wanted.update(range(int(first), int(last or first) + 1))
+    if wanted:
+        try:
+            os.sched_setaffinity(0, wanted)
+        except OSError as error:
+            raise from_os_error(f"set CPU affinity {cpus}", error, LaunchError) from None
+
+
 def set_scheduling(process: Process) -> None:
     """process.scheduler and process.ioPriority."""
     if process.scheduler is not None:

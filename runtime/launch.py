@@ -11,7 +11,7 @@ import os
 from pysandbox.oci import cgroups
 from pysandbox.oci.errors import Error, LaunchError, from_os_error
 from pysandbox.oci.namespaces import for_children
-from pysandbox.runtime import launch_channel, launch_follow, launch_plan, launch_release, launch_state, launch_wait
+from pysandbox.runtime import kept, launch_channel, launch_follow, launch_plan, launch_release, launch_state, launch_wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _make(store: Store, bundle: Bundle, options: Options, warn: Callable[[str], 
             made_trace = plan.trace is not None
             for name in plan.capabilities.missing:
                 warn(f"capability {name} is not in this host's bounding set and was not given")
+            kept.keep(container, plan, bundle.raw)
             return start(plan, container, warn)
     except Error:
         if made_trace:
@@ -86,7 +87,7 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
 
     # From here on signals wait: they are passed to the container once it exists.
     signals = None if options.detach else launch_wait.Signals()
-    planner = None if options.detach else _planner_pair()
+    planner = None if options.detach else launch_follow.planner_pair()
     start_socket = launch_release.listener(container.directory) if options.wait else None
     ours, theirs = launch_channel.channel_pair()
     try:
@@ -152,10 +153,3 @@ def _fork(plan: LaunchPlan, channel: Channel, become: Callable[[], NoReturn]) ->
         if pid == 0:
             become()
     return pid
-
-
-def _planner_pair() -> tuple[int, int]:
-    from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socketpair
-
-    one, other = socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
-    return one.detach(), other.detach()

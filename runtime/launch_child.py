@@ -11,11 +11,10 @@ through the channel; every step is one of `pysandbox.oci`'s modules, and the ord
 from __future__ import annotations
 
 import os
-import sys
 
 from pysandbox.oci import devices, mounts, namespaces, process, rootfs
-from pysandbox.oci.errors import Error, LaunchError, from_os_error
-from pysandbox.runtime import abi, launch_channel, launch_console, launch_exec, native
+from pysandbox.oci.errors import LaunchError, from_os_error
+from pysandbox.runtime import abi, launch_channel, launch_console, launch_exec, launch_proc, native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,28 +28,9 @@ def container_process(plan: LaunchPlan, channel: Channel, planner: int | None, s
     """Never returns: becomes the container's first program, or reports an error and exits. `start_socket`: what the
     program waits on.
     """
-    try:
-        _become_container(plan, channel, planner, start_socket)
-    except Error as error:
-        _report(channel, error)
-    except OSError as error:
-        what = error.filename if isinstance(error.filename, str) else "start container"
-        _report(channel, from_os_error(what, error, LaunchError))
-    except BaseException as error:  # noqa: BLE001 -- whatever it is must reach the user through the launcher, not die in a fork
-        _report(channel, LaunchError(f"internal error: {type(error).__name__}: {error}"))
-        if os.environ.get("PSB_DEBUG"):
-            import traceback
-
-            traceback.print_exc()
-    finally:
-        os._exit(1)
-
-
-def _report(channel: Channel, error: Error) -> None:
-    try:
-        channel.send_error(error)
-    except OSError:
-        pass  # the launcher is gone: nobody to tell
+    launch_exec.report_errors(
+        channel, "start container", lambda: _become_container(plan, channel, planner, start_socket)
+    )
 
 
 def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, start_socket: int | None) -> NoReturn:
@@ -61,38 +41,38 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
     inbox = Inbox(channel, plan)
     if not plan.namespaces.user:
         set_oom_score(plan, channel)
-    preload()
+    launch_exec.preload()
     namespaces.enter(plan.namespaces)
     set_names(plan)
 
     terminal: int | None = None
     if "mount" in plan.namespaces.new:
         root = build_root(plan, inbox)
-        proc = own_proc()
+        proc = launch_proc.own_proc()
         if spec.process.terminal:
             terminal = launch_console.open_terminal(root, spec.process, channel)
         channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
         process.set_sysctls(spec, proc)
         make_cwd(root, spec.process.cwd)
-        proc = container_proc(root, proc)
+        proc = launch_proc.container_proc(root, proc)
         mounts.finish_dev(root, spec)
         rootfs.readonly_paths(root, spec)
         rootfs.mask_paths(root, spec)
-        seal_imports()
+        launch_exec.seal_imports()
         if options.no_pivot:
             rootfs.move_root(root)
         else:
             rootfs.pivot(root)
         rootfs.finish_root(spec)
     else:
-        seal_imports()
+        launch_exec.seal_imports()
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        proc = own_proc()
+        proc = launch_proc.own_proc()
         if spec.process.terminal:
             terminal = launch_console.open_terminal(root, spec.process, channel)
         channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
         process.set_sysctls(spec, proc)
-        proc = container_proc(root, proc)
+        proc = launch_proc.container_proc(root, proc)
     roles = {**plan.roles, abi.FD_PROC: proc}
     if planner is not None:
         roles[abi.FD_PLANNER] = planner
@@ -194,65 +174,9 @@ def build_root(plan: LaunchPlan, inbox: Inbox) -> int:
     return root
 
 
-def preload() -> None:
-    """All modules that the process needs once the host's files are out of sight."""
-    import _signal  # type: ignore[import-not-found]  # noqa: F401
-    import errno  # noqa: F401
-    import fcntl  # noqa: F401
-    import resource  # noqa: F401
-    import struct  # noqa: F401
-
-    "".encode("unicode_escape")  # codecs are modules, too; error messages use this one
-
-
-def seal_imports() -> None:
-    """From here on Python's module path names files of the *container*. Importing one would run its code with the
-    launcher's rights, so there is no import any more: a module forgotten in `preload` is an error, never an escape."""
-    sys.meta_path.clear()
-    sys.path.clear()
-    sys.path_hooks.clear()
-    sys.path_importer_cache.clear()
-
-
 def make_cwd(root: int, cwd: str) -> None:
     """A missing cwd is made, as runc does; before the root becomes read-only."""
     try:
         os.close(rootfs.ensure_dir(root, cwd))
     except OSError as error:
         raise from_os_error(f"mkdir {cwd}", error, LaunchError) from None
-
-
-def own_proc() -> int:
-    """A procfs of the container's pid namespace, mounted nowhere: the monitor needs one even where the container
-    has none.
-    """
-    try:
-        return native.detached_mount("proc", {}, native.MOUNT_ATTR_NOSUID | native.MOUNT_ATTR_NODEV | native.MOUNT_ATTR_NOEXEC)
-    except OSError as error:
-        raise from_os_error("mount the monitor's procfs", error, LaunchError) from None
-
-
-def container_proc(root: int, own: int) -> int:
-    """The container's /proc as the monitor should use it: the same file system the program opens, so that what the
-    program opened can be recognised, but without what is mounted on top of it. `own` where the container has none.
-    """
-    try:
-        place = os.open("proc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
-    except OSError:
-        return own
-    try:
-        tree = native.open_tree(place, "", native.OPEN_TREE_CLONE | native.AT_EMPTY_PATH)
-    except OSError:
-        return own
-    finally:
-        os.close(place)
-    try:
-        # Only a procfs has the namespace file of this very process; a directory of the image cannot pretend to.
-        here, there = (os.stat("self/ns/pid", dir_fd=fd) for fd in (own, tree))
-        same = (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
-        # And a procfs bound from another pid namespace knows this process by another number.
-        same = same and os.readlink("self", dir_fd=own) == os.readlink("self", dir_fd=tree)
-    except OSError:
-        same = False
-    os.close(own if same else tree)
-    return tree if same else own

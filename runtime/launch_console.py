@@ -22,8 +22,8 @@ _TIOCSWINSZ = 0x5414
 _TIOCGWINSZ = 0x5413
 
 
-def open_terminal(root: int, process: Process, channel: Channel) -> int:
-    """Makes a terminal in the container's devpts, puts it at /dev/console and sends the master; the slave."""
+def open_terminal(root: int, process: Process, channel: Channel, *, console: bool = True) -> int:
+    """Makes a terminal in the container's devpts, puts it at /dev/console if asked, and sends the master; the slave."""
     try:
         master = rootfs.open_in(root, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
     except OSError as error:
@@ -35,11 +35,12 @@ def open_terminal(root: int, process: Process, channel: Channel) -> int:
         if process.console_size is not None:
             set_size(slave, process.console_size.height, process.console_size.width)
         os.fchown(slave, process.user.uid, -1)
-        target = rootfs.ensure_file(root, "/dev/console")
-        tree = native.open_tree(slave, "", native.OPEN_TREE_CLONE | native.AT_EMPTY_PATH)
-        native.move_mount(tree, target)
-        os.close(tree)
-        os.close(target)
+        if console:
+            target = rootfs.ensure_file(root, "/dev/console")
+            tree = native.open_tree(slave, "", native.OPEN_TREE_CLONE | native.AT_EMPTY_PATH)
+            native.move_mount(tree, target)
+            os.close(tree)
+            os.close(target)
     except OSError as error:
         raise from_os_error("allocate terminal", error, LaunchError) from None
     channel.send(launch_channel.TERMINAL, fds=(master,))

@@ -8,14 +8,16 @@ The caller is in the container's namespaces and root already, and can import not
 from __future__ import annotations
 
 import os
+import sys
 
 from pysandbox.oci import process
 from pysandbox.oci._struct import Struct
-from pysandbox.oci.errors import LaunchError, from_os_error
+from pysandbox.oci.errors import Error, LaunchError, from_os_error
 from pysandbox.runtime import abi, launch_channel, launch_console, launch_program, launch_vault, native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn, Protocol
 
     from pysandbox.oci.process import CapabilitySets
@@ -114,6 +116,52 @@ def become(
         raise from_os_error("start the monitor", error, LaunchError) from None
 
 
+def report_errors(channel: Channel, what: str, become: Callable[[], NoReturn]) -> NoReturn:
+    """Runs a forked child: whatever it meets is sent through the channel, and then it ends. `what` it was doing."""
+    try:
+        become()
+    except Error as error:
+        _report(channel, error)
+    except OSError as error:
+        doing = error.filename if isinstance(error.filename, str) else what
+        _report(channel, from_os_error(doing, error, LaunchError))
+    except BaseException as error:  # noqa: BLE001 -- whatever it is must reach the user through the launcher, not die in a fork
+        _report(channel, LaunchError(f"internal error: {type(error).__name__}: {error}"))
+        if os.environ.get("PSB_DEBUG"):
+            import traceback
+
+            traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _report(channel: Channel, error: Error) -> None:
+    try:
+        channel.send_error(error)
+    except OSError:
+        pass  # the launcher is gone: nobody to tell
+
+
+def preload() -> None:
+    """All modules that the process needs once the host's files are out of sight."""
+    import _signal  # type: ignore[import-not-found]  # noqa: F401
+    import errno  # noqa: F401
+    import fcntl  # noqa: F401
+    import resource  # noqa: F401
+    import struct  # noqa: F401
+
+    "".encode("unicode_escape")  # codecs are modules, too; error messages use this one
+
+
+def seal_imports() -> None:
+    """From here on Python's module path names files of the *container*. Importing one would run its code with the
+    launcher's rights, so there is no import any more: a module forgotten in `preload` is an error, never an escape."""
+    sys.meta_path.clear()
+    sys.path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+
+
 def tie_to_launcher(channel: Channel) -> None:
     """The launcher's death is this process's, too. It may have died just before: then the channel has ended."""
     native.prctl(native.PR_SET_PDEATHSIG, _SIGKILL)
@@ -125,7 +173,7 @@ def reset_signals() -> None:
     """Python ignores SIGPIPE and SIGXFSZ, and an engine may leave others blocked or ignored: the program starts
     clean.
     """
-    import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, at 4 ms
+    import _signal  # what `signal` wraps in enums, at 4 ms
 
     for signo in range(1, _signal.NSIG):
         if signo not in (9, 19, 32, 33):

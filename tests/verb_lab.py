@@ -92,6 +92,7 @@ class Runtime:
         return str([line["msg"] for line in lines if line["level"] == "error"][-1])
 
     def clean(self) -> None:
+        reap_orphans()  # the init of a pid namespace does not end before they are waited for
         self.call("delete", "--force", self.id)
 
     def left_over(self) -> list[str]:
@@ -130,6 +131,15 @@ def reap(pid: int) -> int:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
     raise AssertionError(f"process {pid} does not end")
+
+
+def reap_orphans() -> None:
+    """As a subreaper must, those that nobody waits for by name."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:

@@ -29,6 +29,7 @@ VERBS = {
     "run": ("run", "create and run a container"),
     "create": ("create", "create a container, whose program waits for start"),
     "start": ("start", "run the program of a created container"),
+    "exec": ("exec", "run a further program in a running container"),
     "do": ("do", "run a program of this host in a sandbox, without a bundle"),
     "spec": ("spec", "create a new specification file"),
     "state": ("state", "output the state of a container"),

@@ -1,0 +1,253 @@
+"""`exec`: a further process in a running container, with a monitor of its own, the container's policy and its trace.
+
+The launcher stays outside. Its child is born into the container's pid namespace, enters the others, and becomes the
+program as the container's first process did (`launch_exec`). Nothing that decides is taken from inside the container:
+policy, trace and cgroups come from the state directory, the monitor from the installation.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pysandbox.oci import cgroups
+from pysandbox.oci._struct import Struct
+from pysandbox.oci.errors import LaunchError, StatusError, UnsupportedError, from_os_error
+from pysandbox.oci.process import CapabilitySets
+from pysandbox.runtime import (
+    abi,
+    enter_process,
+    kept,
+    launch_channel,
+    launch_follow,
+    launch_plan,
+    launch_state,
+    launch_vault,
+    launch_wait,
+    native,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysandbox.oci.spec import Process
+    from pysandbox.oci.state import State, Store
+    from pysandbox.runtime.enter_process import Wishes
+    from pysandbox.runtime.kept import Kept
+
+# Name under /proc/PID/ns -> flag of setns(2), but for the pid namespace, which is for children.
+_SPACES = {
+    "user": native.CLONE_NEWUSER,
+    "mnt": native.CLONE_NEWNS,
+    "ipc": native.CLONE_NEWIPC,
+    "uts": native.CLONE_NEWUTS,
+    "net": native.CLONE_NEWNET,
+    "cgroup": native.CLONE_NEWCGROUP,
+    "time": native.CLONE_NEWTIME,
+}
+
+
+class Options(Struct):
+    """How `exec` is asked, apart from the process itself; names as runc's flags."""
+
+    id: str
+    root: str
+    detach: bool = False
+    pid_file: str = ""
+    console_socket: str = ""
+    preserve_fds: int = 0
+    ignore_paused: bool = False
+    cgroup: tuple[str, ...] = ()
+
+
+class EntryPlan(Struct):
+    """All that the new process needs, inherited across the fork. Integers are descriptors of the launcher. `spaces`:
+    flags of the namespaces to enter, `init`: pidfd of the container's first process."""
+
+    options: Options
+    process: Process
+    kept: Kept
+    capabilities: CapabilitySets
+    init: int
+    spaces: int
+    cgroup: cgroups.Cgroup
+    roles: dict[int, int]
+
+
+def run(options: Options, wishes: Wishes, warn: Callable[[str], None]) -> int:
+    """Exit status of the process, 128+signal when killed; 0 for a detached one, once its program runs."""
+    store = launch_state.open_store(options.root)
+    state = store.load(options.id)
+    _check_status(state, options)
+    plan = _make_plan(store, state, options, wishes, warn)
+    running = _start(plan, state, warn)
+    return 0 if options.detach else running.wait()
+
+
+def _check_status(state: State, options: Options) -> None:
+    status = state.status
+    if status == "stopped":
+        raise StatusError("cannot exec in a stopped container")
+    if status == "paused" and not options.ignore_paused:
+        raise StatusError("cannot exec in a paused container (use --ignore-paused to override)")
+    if status == "creating":
+        raise StatusError("cannot exec in a container that is still being created")
+
+
+def _make_plan(store: Store, state: State, options: Options, wishes: Wishes, warn: Callable[[str], None]) -> EntryPlan:
+    directory = os.open(os.path.join(store.root, state.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        own = kept.load(directory, state.id)
+        policy = kept.load_policy(directory, state.id)
+    finally:
+        os.close(directory)
+    wanted = enter_process.wanted_process(wishes, own.process, warn)
+    if wanted.terminal and options.detach and not options.console_socket:
+        raise LaunchError("cannot allocate tty if pysandbox will detach without setting console socket")
+    if options.console_socket and not (wanted.terminal and options.detach):
+        raise LaunchError("cannot use console socket if pysandbox will not detach or allocate tty")
+    _check_descriptors(options)
+    if wanted.apparmor_profile and not os.path.isdir("/sys/kernel/security/apparmor"):
+        raise UnsupportedError("an AppArmor profile is asked for, but AppArmor is not enabled on this host")
+    if wanted.selinux_label and not os.path.isdir("/sys/fs/selinux"):
+        raise UnsupportedError("a process label is asked for, but SELinux is not enabled on this host")
+    init = _open_init(state)
+    capabilities = CapabilitySets(wanted.capabilities)
+    for name in capabilities.missing:
+        warn(f"capability {name} is not in this host's bounding set and was not given")
+    return EntryPlan(
+        options=options,
+        process=wanted,
+        kept=own,
+        capabilities=capabilities,
+        init=init,
+        spaces=_spaces(state.pid),
+        cgroup=_cgroup(own, options),
+        roles=_roles(own, policy),
+    )
+
+
+def _check_descriptors(options: Options) -> None:
+    for fd in range(3, 3 + options.preserve_fds):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise LaunchError(f"--preserve-fds: descriptor {fd} is not open") from None
+
+
+def _open_init(state: State) -> int:
+    """A descriptor names the process for good; the state is looked at again behind it, against a reused pid."""
+    pid = state.pid
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        raise StatusError("cannot exec in a stopped container") from None
+    if state.pid != pid:
+        raise StatusError("cannot exec in a stopped container")
+    return fd
+
+
+def _spaces(pid: int) -> int:
+    """Flags of the namespaces in which the container's first process is and the caller is not."""
+    flags = 0
+    for name, flag in (*_SPACES.items(), ("pid", native.CLONE_NEWPID)):
+        try:
+            here, there = (os.stat(f"/proc/{who}/ns/{name}") for who in ("self", pid))
+        except FileNotFoundError:
+            if not os.path.exists(f"/proc/{pid}/ns"):
+                raise StatusError("cannot exec in a stopped container") from None
+            continue  # a kernel without this kind
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            flags |= flag
+    return flags
+
+
+def _cgroup(own: Kept, options: Options) -> cgroups.Cgroup:
+    """The container's groups, or those below them that --cgroup names: `[CONTROLLER[,CONTROLLER]:]PATH`."""
+    paths = dict(own.cgroup)
+    for wish in options.cgroup:
+        controllers, colon, below = wish.partition(":")
+        if not colon:
+            controllers, below = "", wish
+        path = os.path.normpath("/" + below).lstrip("/")
+        if colon and "" in paths:
+            raise LaunchError(f"--cgroup: {wish}: no controllers can be named with cgroup version 2")
+        for controller in controllers.split(",") if controllers else paths:
+            if controller not in paths:
+                raise LaunchError(f"--cgroup: unknown controller {controller} in {wish}")
+            paths[controller] = os.path.join(own.cgroup[controller], path)
+    return cgroups.Cgroup(paths=paths)
+
+
+def _roles(own: Kept, policy: bytes) -> dict[int, int]:
+    roles = {
+        abi.FD_KVM: launch_plan.open_kvm(),
+        abi.FD_MONITOR: launch_vault.monitor_memfd(),
+        abi.FD_POLICY: launch_vault.sealed_memfd("pysandbox-policy", policy),
+        abi.FD_HOST_SELF: os.open("/proc/thread-self", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
+        abi.FD_CTL: launch_vault.control_memfd(),
+    }
+    if own.trace:
+        try:
+            roles[abi.FD_TRACE] = os.open(own.trace, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            # A call that cannot be recorded is not made: so nothing runs without the trace it should have.
+            raise from_os_error(f"open the container's trace {own.trace}", error, LaunchError) from None
+    return roles
+
+
+def _start(plan: EntryPlan, state: State, warn: Callable[[str], None]) -> launch_wait.Running:
+    options = plan.options
+    signals = None if options.detach else launch_wait.Signals()
+    planner = None if options.detach else launch_follow.planner_pair()
+    ours, theirs = launch_channel.channel_pair()
+    # Before the fork: the container's processes see the new one at once, and must not reach this program through it.
+    native.prctl(native.PR_SET_DUMPABLE, 0)
+    try:
+        with _PidSpace(plan):
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                if planner:
+                    os.close(planner[0])
+                from pysandbox.runtime.enter_child import entered_process
+
+                entered_process(plan, theirs, planner[1] if planner else None)
+    except OSError as error:
+        # ENOMEM: no process can be made any more in a pid namespace whose init has ended.
+        if state.status == "stopped":
+            raise StatusError("cannot exec in a stopped container") from None
+        raise from_os_error("fork", error, LaunchError) from None
+    theirs.close()
+    if planner:
+        os.close(planner[1])
+    running = launch_wait.Running(pid, signals, planner[0] if planner else None)
+    try:
+        joiner = launch_follow.Joiner(plan.cgroup, pid, ours)
+        launch_follow.follow(ours, running, plan.process, joiner, warn, console_socket=options.console_socket)
+        if options.pid_file:
+            launch_follow.write_pid_file(options.pid_file, pid)
+    except BaseException:
+        running.abort()
+        raise
+    finally:
+        ours.close()
+    return running
+
+
+class _PidSpace:
+    """Context: processes forked inside it are born into the container's pid namespace."""
+
+    def __init__(self, plan: EntryPlan) -> None:
+        self._plan = plan
+        self._home = -1
+
+    def __enter__(self) -> None:
+        if self._plan.spaces & native.CLONE_NEWPID:
+            self._home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+            native.setns(self._plan.init, native.CLONE_NEWPID)
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._home >= 0:
+            native.setns(self._home, native.CLONE_NEWPID)
+            os.close(self._home)

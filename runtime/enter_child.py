@@ -1,0 +1,100 @@
+"""The process of `exec`, from the fork to the exec of its monitor. As `launch_child`, with namespaces that exist.
+
+1. host side: session, OOM score, CPU affinity; a procfs of the container's pid namespace, while the host's rights are there
+2. all of the container's namespaces at once, named by the descriptor of its first process; with the mount namespace the
+   process gets the container's root and leaves the host's tree
+3. terminal; the launcher plans the program's text meanwhile
+4. what every process of a container does before its program (`launch_exec`)
+"""
+
+from __future__ import annotations
+
+import os
+
+from pysandbox.oci import process
+from pysandbox.oci.errors import LaunchError, from_os_error
+from pysandbox.oci.spec import Personality
+from pysandbox.runtime import abi, launch_channel, launch_console, launch_exec, launch_proc, native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from pysandbox.runtime.enter import EntryPlan
+    from pysandbox.runtime.launch_channel import Channel
+
+
+def entered_process(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
+    """Never returns: becomes the program, or reports an error and exits."""
+    launch_exec.report_errors(channel, "exec", lambda: _become(plan, channel, planner))
+
+
+def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
+    wanted, options = plan.process, plan.options
+    launch_exec.tie_to_launcher(channel)
+    launch_exec.reset_signals()
+    os.setsid()
+    affinity = wanted.exec_cpu_affinity
+    if affinity is not None:
+        process.set_affinity(affinity.initial)
+    warning = process.set_oom_score(wanted.oom_score_adj)
+    if warning:
+        channel.send(launch_channel.WARNING, warning)
+    launch_exec.preload()
+    own = launch_proc.own_proc()
+    launch_exec.seal_imports()
+    spaces = plan.spaces & ~native.CLONE_NEWPID
+    if spaces:
+        try:
+            native.setns(plan.init, spaces)
+        except OSError as error:
+            raise from_os_error("join the container's namespaces", error, LaunchError) from None
+    os.close(plan.init)
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    proc = launch_proc.container_proc(root, own)
+    terminal = launch_console.open_terminal(root, wanted, channel, console=False) if wanted.terminal else None
+    channel.send(launch_channel.ROOT, wanted.args[0], (root,))
+    os.close(root)
+    inbox = _Inbox(channel)
+    if affinity is not None:
+        inbox.joined()
+        process.set_affinity(affinity.final)
+    roles = {**plan.roles, abi.FD_PROC: proc}
+    if planner is not None:
+        roles[abi.FD_PLANNER] = planner
+    own_id = options.id if plan.kept.keyring else ""
+    program = launch_exec.Program(
+        process=wanted,
+        personality=Personality(domain=plan.kept.personality) if plan.kept.personality else None,
+        capabilities=plan.capabilities,
+        dispatch=plan.kept.dispatch,
+        trace=plan.kept.trace_mode,
+        pin=plan.kept.pin,
+        preserve_fds=options.preserve_fds,
+        keyring=own_id,
+        detach=options.detach,
+    )
+    launch_exec.become(program, roles, inbox, channel, terminal=terminal)
+
+
+class _Inbox:
+    """What the launcher tells, in whatever order it comes."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._told: dict[str, list[int]] = {}
+
+    def _wait(self, kind: str) -> list[int]:
+        while kind not in self._told:
+            message = self._channel.receive()
+            if message is None:
+                os._exit(1)  # the launcher died, or gave up
+            self._told[message[0]] = message[2]
+        return self._told[kind]
+
+    def joined(self) -> None:
+        self._wait(launch_channel.JOINED)
+
+    def plans(self) -> tuple[int | None, int | None]:
+        index, store = self._wait(launch_channel.PLANS) or (None, None)
+        return index, store
