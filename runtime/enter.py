@@ -112,7 +112,8 @@ def _make_plan(store: Store, state: State, options: Options, wishes: Wishes, war
     if wanted.selinux_label and not os.path.isdir("/sys/fs/selinux"):
         raise UnsupportedError("a process label is asked for, but SELinux is not enabled on this host")
     init = _open_init(state)
-    capabilities = CapabilitySets(wanted.capabilities)
+    spaces = _spaces(state.pid)
+    capabilities = CapabilitySets(wanted.capabilities, new_user=bool(spaces & native.CLONE_NEWUSER))
     for name in capabilities.missing:
         warn(f"capability {name} is not in this host's bounding set and was not given")
     return EntryPlan(
@@ -121,8 +122,8 @@ def _make_plan(store: Store, state: State, options: Options, wishes: Wishes, war
         kept=own,
         capabilities=capabilities,
         init=init,
-        spaces=_spaces(state.pid),
-        cgroup=_cgroup(own, options),
+        spaces=spaces,
+        cgroup=_cgroup(state, options),
         roles=_roles(own, policy),
     )
 
@@ -162,9 +163,10 @@ def _spaces(pid: int) -> int:
     return flags
 
 
-def _cgroup(own: Kept, options: Options) -> cgroups.Cgroup:
+def _cgroup(state: State, options: Options) -> cgroups.Cgroup:
     """The container's groups, or those below them that --cgroup names: `[CONTROLLER[,CONTROLLER]:]PATH`."""
-    paths = dict(own.cgroup)
+    own = cgroups.of_state(state)
+    paths = dict(own.paths)
     for wish in options.cgroup:
         controllers, colon, below = wish.partition(":")
         if not colon:
@@ -175,7 +177,7 @@ def _cgroup(own: Kept, options: Options) -> cgroups.Cgroup:
         for controller in controllers.split(",") if controllers else paths:
             if controller not in paths:
                 raise LaunchError(f"--cgroup: unknown controller {controller} in {wish}")
-            paths[controller] = os.path.join(own.cgroup[controller], path)
+            paths[controller] = os.path.join(own.paths[controller], path)
     return cgroups.Cgroup(paths=paths)
 
 
@@ -223,7 +225,9 @@ def _start(plan: EntryPlan, state: State, warn: Callable[[str], None]) -> launch
         os.close(planner[1])
     running = launch_wait.Running(pid, signals, planner[0] if planner else None)
     try:
-        joiner = launch_follow.Joiner(plan.cgroup, pid, ours)
+        # Whoever names a group means that one, and no other that might do.
+        init = 0 if options.cgroup else state.pid
+        joiner = launch_follow.Joiner(lambda: cgroups.enter(plan.cgroup, pid, init), pid, ours)
         launch_follow.follow(ours, running, plan.process, joiner, warn, console_socket=options.console_socket)
         if options.pid_file:
             launch_follow.write_pid_file(options.pid_file, pid)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from pysandbox.oci import process
+from pysandbox.oci import process, userns
 from pysandbox.oci.errors import LaunchError, from_os_error
 from pysandbox.oci.spec import Personality
 from pysandbox.runtime import abi, launch_channel, launch_console, launch_exec, launch_proc, native
@@ -40,6 +40,9 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
     warning = process.set_oom_score(wanted.oom_score_adj)
     if warning:
         channel.send(launch_channel.WARNING, warning)
+    user_space = bool(plan.spaces & native.CLONE_NEWUSER)
+    if user_space:
+        process.raise_hard_limits(wanted.rlimits)
     launch_exec.preload()
     own = launch_proc.own_proc()
     launch_exec.seal_imports()
@@ -50,6 +53,9 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
         except OSError as error:
             raise from_os_error("join the container's namespaces", error, LaunchError) from None
     os.close(plan.init)
+    if user_space:
+        userns.become_root()
+        userns.become_root_group()
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     proc = launch_proc.container_proc(root, own)
     terminal = launch_console.open_terminal(root, wanted, channel, console=False) if wanted.terminal else None

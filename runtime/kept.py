@@ -27,11 +27,10 @@ _MAX = 16 << 20
 
 
 class Kept(Struct):
-    """`process`: of config.json, as parsed. `cgroup`: controller -> directory (`cgroups.Cgroup`). `trace`: file, "" for
-    none. `hooks`: those kinds that run after create, as parsed. `personality`: domain, "" for none."""
+    """`process`: of config.json, as parsed. `trace`: file, "" for none. `hooks`: those kinds that run after create, as
+    parsed. `personality`: domain, "" for none."""
 
     process: Mapping[str, Any]
-    cgroup: Mapping[str, str]
     trace: str
     trace_mode: int
     dispatch: int
@@ -50,7 +49,6 @@ def keep(container: Container, plan: LaunchPlan, raw: Mapping[str, Any]) -> None
     hooks = raw.get("hooks", {})
     value = {
         "process": raw["process"],
-        "cgroup": dict(plan.cgroup.paths),
         "trace": "" if plan.trace is None else os.readlink(f"/proc/self/fd/{plan.trace}"),
         "trace_mode": plan.trace_mode,
         "dispatch": plan.dispatch,
@@ -68,12 +66,10 @@ def load(directory: int, container_id: str) -> Kept:
     try:
         value = jsontext.parse(_read(directory, NAME, container_id), NAME)
         kept = Kept(**value)
-        maps = (kept.process, kept.cgroup, kept.hooks)
         numbers = (kept.trace_mode, kept.dispatch, kept.pin)
-        if not all(isinstance(m, dict) for m in maps) or not all(type(n) is int for n in numbers):
+        if not isinstance(kept.process, dict) or not isinstance(kept.hooks, dict) or not all(type(n) is int for n in numbers):
             raise TypeError("value of the wrong type")
-        texts = (kept.trace, kept.personality, *kept.cgroup.values())
-        if not all(isinstance(text, str) for text in texts):
+        if not isinstance(kept.trace, str) or not isinstance(kept.personality, str):
             raise TypeError("value of the wrong type")
         return kept
     except (TypeError, ConfigError) as error:

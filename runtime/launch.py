@@ -113,7 +113,7 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     running = launch_wait.Running(pid, signals, planner[0] if planner else None, groups if shared else ())
     try:
         container.set_init(pid)
-        joiner = launch_follow.Joiner(plan.cgroup, pid, ours, plan.spec.linux.resources)
+        joiner = launch_follow.Joiner(lambda: cgroups.join(plan.cgroup, pid, plan.spec.linux.resources), pid, ours)
         launch_follow.follow(
             ours, running, plan.spec.process, joiner, warn, console_socket=options.console_socket, more=_handlers(plan, pid, ours)
         )

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 
-from pysandbox.oci import cgroups
 from pysandbox.oci.errors import Error, LaunchError, from_os_error
 from pysandbox.runtime import launch_channel, native
 
@@ -14,8 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pysandbox.oci.cgroups import Cgroup
-    from pysandbox.oci.spec import Process, Resources
+    from pysandbox.oci.spec import Process
     from pysandbox.runtime.launch_channel import Channel
     from pysandbox.runtime.launch_wait import Running
     from pysandbox.runtime.rewriter.plans import PlanSet
@@ -27,19 +25,20 @@ class Joiner:
     """Moves the container process into its cgroups, in a thread: the kernel makes the writer wait for all processors,
     and meanwhile the process can build its root and the launcher can plan."""
 
-    def __init__(self, groups: Cgroup, pid: int, channel: Channel, resources: Resources | None = None) -> None:
+    def __init__(self, move: Callable[[], None], pid: int, channel: Channel) -> None:
+        """`move` moves the process `pid`."""
         from _thread import allocate_lock, start_new_thread
 
-        self._arguments = groups, pid, resources, channel
+        self._arguments = move, pid, channel
         self.error: Error | None = None
         self._ended = allocate_lock()
         self._ended.acquire()
         start_new_thread(self._run, ())
 
     def _run(self) -> None:
-        groups, pid, resources, channel = self._arguments
+        move, pid, channel = self._arguments
         try:
-            cgroups.join(groups, pid, resources)
+            move()
             channel.send(launch_channel.JOINED)
         except Error as error:
             # The process waits for the message: it must go first, then the channel ends and `finish` is called.

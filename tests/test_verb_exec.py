@@ -142,8 +142,19 @@ def detached(runtime: Runtime, process: dict[str, Any], *options: str, **more: A
     path.write_text(json.dumps(process))
     pid_file = runtime.bundle / "exec.pid"
     with open(runtime.bundle / "exec-out", "wb") as out:
-        done = runtime.call("exec", "--process", str(path), "--detach", "--pid-file", str(pid_file), *options, runtime.id,
-                            stdout=out, stderr=out, **more)  # fmt: skip
+        done = runtime.call(
+            "exec",
+            "--process",
+            str(path),
+            "--detach",
+            "--pid-file",
+            str(pid_file),
+            *options,
+            runtime.id,
+            stdout=out,
+            stderr=out,
+            **more,
+        )
     assert done.returncode == 0, runtime.last_error()
     return int(pid_file.read_text())
 
@@ -258,8 +269,13 @@ def test_preserved_descriptors(together: list[Runtime], tmp_path: Path) -> None:
     for runtime in together:
         argv = runtime.argv("exec", "--preserve-fds", "1", runtime.id, "sh", "-c", "cat <&3; [ -e /proc/self/fd/4 ] || echo none")
         script = 'exec 3<"$1"; shift; exec "$@"'
-        done = subprocess.run(["sh", "-c", script, "sh", str(tmp_path / "three"), *argv], env=runtime.env,
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", str(tmp_path / "three"), *argv],
+            env=runtime.env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         seen.append((done.returncode, done.stdout))
         assert runtime.call("exec", "--preserve-fds", "40", runtime.id, "true").returncode == 255
     assert seen[0] == seen[1]
@@ -292,8 +308,9 @@ def test_terminal_by_console_socket(together: list[Runtime]) -> None:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen()
-            process = process_json(args=["sh", "-c", "tty; stty size; read x; echo got $x"], terminal=True,
-                                   consoleSize={"height": 11, "width": 22})  # fmt: skip
+            process = process_json(
+                args=["sh", "-c", "tty; stty size; read x; echo got $x"], terminal=True, consoleSize={"height": 11, "width": 22}
+            )
             pid = detached(runtime, process, "--console-socket", path)
             master = receive_terminal(listener)
         start = b""
@@ -348,8 +365,15 @@ def test_signals_are_passed_on(together: list[Runtime], signo: int) -> None:
 def test_input_is_the_callers(together: list[Runtime]) -> None:
     seen = []
     for runtime in together:
-        done = subprocess.run(runtime.argv("exec", runtime.id, "cat"), env=runtime.env, input="a\nb\n", capture_output=True, text=True,
-                              check=False, timeout=60)  # fmt: skip
+        done = subprocess.run(
+            runtime.argv("exec", runtime.id, "cat"),
+            env=runtime.env,
+            input="a\nb\n",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
         seen.append((done.returncode, done.stdout))
     assert seen[0] == seen[1] == (0, "a\nb\n")
 
@@ -384,10 +408,15 @@ def test_killed_exec_leaves_nothing(pair: list[Runtime]) -> None:
 def test_many_at_once(together: list[Runtime]) -> None:
     runtime = together[0]
     many = [
-        subprocess.Popen(runtime.argv("exec", runtime.id, "sh", "-c", f"echo {n}; exit {n}"), env=runtime.env, stdout=subprocess.PIPE,
-                         stdin=subprocess.DEVNULL, text=True)
+        subprocess.Popen(
+            runtime.argv("exec", runtime.id, "sh", "-c", f"echo {n}; exit {n}"),
+            env=runtime.env,
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
         for n in range(8)
-    ]  # fmt: skip
+    ]
     assert [(child.communicate()[0], child.returncode) for child in many] == [(f"{n}\n", n) for n in range(8)]
 
 
@@ -403,4 +432,30 @@ def test_below_the_containers_cgroup(pair: list[Runtime]) -> None:
         unknown = runtime.call("exec", "--cgroup", "nothing:below", runtime.id, "true")
         assert unknown.returncode == 255
         assert "unknown controller nothing" in runtime.last_error()
+    assert seen[0] == seen[1]
+
+
+def test_user_namespace(pair: list[Runtime]) -> None:
+    """The process is the namespace's root, or whom it was told to be, and the host's user behind that."""
+    mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+
+    def mapped(config: dict[str, Any]) -> None:
+        config["linux"]["namespaces"].append({"type": "user"})
+        config["linux"].update(uidMappings=mapping, gidMappings=mapping)
+
+    seen = []
+    for runtime in pair:
+        runtime.clean()
+        runtime.configure(["sleep", "1000"], mapped)
+        assert runtime.create() == 0, runtime.last_error()
+        assert runtime.call("start", runtime.id).returncode == 0
+        script = "id; cat /proc/self/uid_map; grep Cap /proc/self/status; stat -c %u /proc/self"
+        seen.append([outcome(runtime, *user, runtime.id, "sh", "-c", script) for user in ((), ("-u", "5:6"))])
+        pid = detached(runtime, process_json(args=["sleep", "100"], user={"uid": 7, "gid": 8}))
+        assert os.stat(f"/proc/{pid}").st_uid in (100007, 0)
+        uid = re.search(r"^Uid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+        assert uid is not None
+        assert uid[1] == "100007"
+        os.kill(pid, signal.SIGKILL)
+        reap(pid)
     assert seen[0] == seen[1]

@@ -242,8 +242,10 @@ def test_reused_pid_is_not_the_container(pair: list[Runtime]) -> None:
     victim = subprocess.Popen(["sleep", "100"])
     try:
         state["init"] = [victim.pid, state["init"][1]]
-        state["made"] = [[kind, victim.pid, *rest] if kind == "process" else [kind, *rest] for kind, *rest in
-                         ([m[0], *m[2:]] if m[0] == "process" else m for m in state["made"])]  # fmt: skip
+        state["made"] = [
+            [kind, victim.pid, *rest] if kind == "process" else [kind, *rest]
+            for kind, *rest in ([m[0], *m[2:]] if m[0] == "process" else m for m in state["made"])
+        ]
         path.write_text(json.dumps(state))
         assert runtime.state()["status"] == "stopped"
         assert "container not running" in runtime.call("kill", runtime.id, "9").stderr
