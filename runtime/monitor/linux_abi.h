@@ -25,6 +25,7 @@
 #define AT_FDCWD (-100)
 #define AT_SYMLINK_NOFOLLOW 0x100u
 #define AT_REMOVEDIR 0x200u
+#define AT_EACCESS 0x200u
 #define AT_SYMLINK_FOLLOW 0x400u
 #define AT_EMPTY_PATH 0x1000u
 
@@ -92,6 +93,12 @@ static inline u32 dev_major(u64 dev)
 static inline u32 dev_minor(u64 dev)
 {
 	return (u32)(dev & 0xff) | (u32)(dev >> 12 & ~0xfful);
+}
+
+/* As the kernel packs the two halves in struct stat. */
+static inline u64 make_dev(u32 major, u32 minor)
+{
+	return (u64)(minor & 0xff) | (u64)(major & 0xfff) << 8 | (u64)(minor & ~0xffu) << 12 | (u64)(major & ~0xfffu) << 32;
 }
 
 #endif

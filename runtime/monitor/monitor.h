@@ -84,6 +84,10 @@ struct proc {
 	char exe_path[4096];        /* canonical path of the program, for /proc/self/exe */
 	u64 exe_dev, exe_ino;       /* identity of that file */
 	u64 monitor_dev, monitor_ino; /* identity of the monitor memfd, to recognise it when it is reached by a path */
+	struct {
+		u64 dev, ino;
+	} hidden[4];                /* files of ours on file systems that are not: trace, /dev/kvm, plan store. Owner: procfs.c */
+	u64 internal_dev[3];        /* devices of the kernel's own mounts: memfds, sockets, anonymous inodes */
 	u64 stack_limit;            /* guest's RLIMIT_STACK soft limit */
 	u64 auxv[64];               /* as given to the program */
 	u32 auxv_len;               /* bytes */

@@ -9,6 +9,8 @@
 #include "linux_abi.h"
 #include "mm.h"
 #include "monitor.h"
+#include "kvm.h"
+#include "vault.h"
 #include "syscalls/handlers.h"
 
 #define PATH_MAX 4096
@@ -383,6 +385,49 @@ long procfs_filter_dirents(struct thread *t, int fd, u8 *buf, long len, bool old
 		in += h.reclen;
 	}
 	return out;
+}
+
+/* --- metadata ------------------------------------------------------------------------------------------------------ */
+
+#define PROC_BLKSIZE 1024 /* of procfs and of hardly anything else */
+
+void procfs_start(struct proc *p, const struct vault *v)
+{
+	const int files[] = {v->fd[PSB_FD_TRACE], v->fd[PSB_FD_KVM], v->fd[PSB_FD_PLAN_STORE]};
+	_Static_assert(ARRAY_LEN(files) <= ARRAY_LEN(p->hidden), "hidden files");
+	struct stat_k st;
+	for (u32 i = 0; i < ARRAY_LEN(files); i++)
+		if (files[i] >= 0 && !host_call(__NR_fstat, files[i], &st)) {
+			p->hidden[i].dev = st.dev;
+			p->hidden[i].ino = st.ino;
+		}
+	p->internal_dev[0] = p->monitor_dev;
+	p->internal_dev[1] = host_call(__NR_fstat, p->vault_fd, &st) ? p->monitor_dev : st.dev;
+	p->internal_dev[2] = host_call(__NR_fstat, p->vm->fd, &st) ? p->monitor_dev : st.dev;
+}
+
+bool procfs_suspect(const struct proc *p, u64 dev, u64 ino, u64 blksize)
+{
+	if (blksize == PROC_BLKSIZE || dev == p->internal_dev[0] || dev == p->internal_dev[1] || dev == p->internal_dev[2])
+		return true;
+	for (u32 i = 0; i < ARRAY_LEN(p->hidden); i++)
+		if (ino == p->hidden[i].ino && dev == p->hidden[i].dev)
+			return true;
+	return false;
+}
+
+/* 0, or the error that stat() of a name of procfs gives: descriptors of the monitor are not there, not even as links. */
+long procfs_shows(struct thread *t, int fd)
+{
+	char path[512];
+	struct proc_name n;
+	u32 k;
+	if (!is_procfs(fd) || canonical(t->proc, fd, path, sizeof path) < 0 || !parse_name(t->proc, path, &n) || !n.per_process)
+		return 0;
+	const char *name = !strncmp(n.rest, "fd/", 3) ? n.rest + 3 : !strncmp(n.rest, "fdinfo/", 7) ? n.rest + 7 : NULL;
+	if (name && n.own)
+		return number(name, &k) && fd_published(t->proc, (int)k) ? 0 : -ENOENT;
+	return name || !strncmp(n.rest, "map_files/", 10) ? refuse(t, -EACCES) : 0;
 }
 
 /* --- walking ------------------------------------------------------------------------------------------------------ */

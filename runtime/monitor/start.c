@@ -264,6 +264,7 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	if (IS_ERR(blob) || policy_check((const void *)blob, policy_stat[6]))
 		fatal("policy: malformed");
 	p->policy = (const struct psb_policy *)blob;
+	procfs_start(p, &v);
 	proc_trace_start(p, &v, start);
 	plan_open(p, v.fd[PSB_FD_PLAN_INDEX], v.fd[PSB_FD_PLAN_STORE], v.fd[PSB_FD_PLANNER]);
 	vault_close(&v, 1u << PSB_FD_PROC | 1u << PSB_FD_PLAN_STORE | 1u << PSB_FD_PLANNER);

@@ -31,6 +31,8 @@
 #define F_GET_FILE_RW_HINT 1037
 #define F_SET_FILE_RW_HINT 1038
 
+#define PATH_MAX 4096
+
 /* --- opening ------------------------------------------------------------------------------------------------------ */
 
 static long open_at(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
@@ -125,17 +127,32 @@ long h_mq_open(struct thread *t, struct call *c)
 
 /* --- metadata ------------------------------------------------------------------------------------------------------- */
 
-/* The monitor reached through /proc/self/exe stands for the guest's program. */
-static long stat_program(struct thread *t, struct stat_k *st)
+/* The plain call first; the result tells whether it may be of the monitor, or a name of procfs: then the path is walked with
+ * care, and what that finds is the answer. (A descriptor was checked when it was published: the empty path needs no walk.) */
+
+/* O_PATH descriptor of what may be shown, or -errno. */
+static long find_shown(struct thread *t, int dirfd, const char *path, bool follow)
 {
-	return host_call(__NR_newfstatat, AT_FDCWD, t->proc->exe_path, st, 0);
+	long fd = path_resolve(t, dirfd, path, follow);
+	if (fd < 0)
+		return fd;
+	long r = procfs_shows(t, (int)fd);
+	if (r) {
+		host_call(__NR_close, fd);
+		return r;
+	}
+	return fd;
 }
 
-static long give_stat(struct thread *t, long r, struct stat_k *st, u64 where)
+static long give_stat(struct thread *t, long r, struct stat_k *st, u64 where, int dirfd, const char *path, bool follow)
 {
-	struct proc *p = t->proc;
-	if (!r && unlikely(st->dev == p->monitor_dev && st->ino == p->monitor_ino))
-		r = stat_program(t, st);
+	if (!r && unlikely(procfs_suspect(t->proc, st->dev, st->ino, (u64)st->blksize)) && *path) {
+		long fd = find_shown(t, dirfd, path, follow);
+		if (fd < 0)
+			return fd;
+		r = host_call(__NR_fstat, fd, st);
+		host_call(__NR_close, fd);
+	}
 	return r ? r : copy_to_guest(gptr_of(where), st, sizeof *st);
 }
 
@@ -144,7 +161,7 @@ long h_stat(struct thread *t, struct call *c)
 	(void)c;
 	struct stat_k st;
 	const u64 *a = marshal_of(t)->arg;
-	return give_stat(t, host_call(__NR_stat, a[0], &st), &st, a[1]);
+	return give_stat(t, host_call(__NR_stat, a[0], &st), &st, a[1], AT_FDCWD, (const char *)a[0], true);
 }
 
 long h_lstat(struct thread *t, struct call *c)
@@ -152,12 +169,13 @@ long h_lstat(struct thread *t, struct call *c)
 	(void)c;
 	struct stat_k st;
 	const u64 *a = marshal_of(t)->arg;
-	return give_stat(t, host_call(__NR_lstat, a[0], &st), &st, a[1]);
+	return give_stat(t, host_call(__NR_lstat, a[0], &st), &st, a[1], AT_FDCWD, (const char *)a[0], false);
 }
 
 long h_fstat(struct thread *t, struct call *c)
 {
 	(void)c;
+	(void)t;
 	const u64 *a = marshal_of(t)->arg;
 	return host_call(__NR_fstat, a[0], a[1]); /* a published descriptor is never the monitor */
 }
@@ -167,11 +185,12 @@ long h_newfstatat(struct thread *t, struct call *c)
 	(void)c;
 	struct stat_k st;
 	const u64 *a = marshal_of(t)->arg;
-	return give_stat(t, host_call(__NR_newfstatat, a[0], a[1], &st, a[3]), &st, a[2]);
+	const char *path = a[1] ? (const char *)a[1] : ""; /* NULL: as the empty path, since Linux 6.11 */
+	return give_stat(t, host_call(__NR_newfstatat, a[0], a[1], &st, a[3]), &st, a[2], (int)a[0], path, !(a[3] & AT_SYMLINK_NOFOLLOW));
 }
 
 struct statx_k {
-	u32 head[8];
+	u32 mask, blksize, head[6];
 	u64 ino, size, blocks, attributes_mask;
 	u8 times[64];
 	u32 rdev_major, rdev_minor, dev_major, dev_minor;
@@ -182,27 +201,73 @@ _Static_assert(sizeof(struct statx_k) == 256, "struct statx");
 long h_statx(struct thread *t, struct call *c)
 {
 	(void)c;
-	struct proc *p = t->proc;
 	struct statx_k st;
 	const u64 *a = marshal_of(t)->arg;
 	memset(&st, 0, sizeof st);
 	long r = host_call(__NR_statx, a[0], a[1], a[2], a[3], &st);
-	if (!r && unlikely(st.ino == p->monitor_ino && st.dev_major == dev_major(p->monitor_dev) && st.dev_minor == dev_minor(p->monitor_dev)))
-		r = host_call(__NR_statx, AT_FDCWD, p->exe_path, 0, a[3], &st);
+	if (!r && a[1] && *(const char *)a[1] && procfs_suspect(t->proc, make_dev(st.dev_major, st.dev_minor), st.ino, st.blksize)) {
+		long fd = find_shown(t, (int)a[0], (const char *)a[1], !(a[2] & AT_SYMLINK_NOFOLLOW));
+		if (fd < 0)
+			return fd;
+		r = host_call(__NR_statx, fd, "", a[2] | AT_EMPTY_PATH, a[3], &st);
+		host_call(__NR_close, fd);
+	}
 	return r ? r : copy_to_guest(gptr_of(a[4]), &st, sizeof st);
+}
+
+/* No result tells what was looked at, so the walk comes first. */
+static long check_access(struct thread *t, int dirfd, const char *path, u64 mode, u64 flags)
+{
+	if (mode & ~7ul || flags & ~(u64)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | AT_EACCESS))
+		return -EINVAL;
+	if (!*path && flags & AT_EMPTY_PATH)
+		return host_call(__NR_faccessat2, dirfd, path, mode, flags);
+	long fd = find_shown(t, dirfd, path, !(flags & AT_SYMLINK_NOFOLLOW));
+	if (fd < 0)
+		return fd;
+	long r = host_call(__NR_faccessat2, fd, "", mode, (flags & AT_EACCESS) | AT_EMPTY_PATH);
+	host_call(__NR_close, fd);
+	return r;
 }
 
 long h_access(struct thread *t, struct call *c)
 {
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
-	return host_call(__NR_access, a[0], a[1]);
+	return check_access(t, AT_FDCWD, (const char *)a[0], a[1], 0);
 }
 
 long h_faccessat(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
-	return host_call(c->nr, a[0], a[1], a[2], a[3]);
+	return check_access(t, (int)a[0], (const char *)a[1], a[2], c->nr == __NR_faccessat2 ? a[3] : 0);
+}
+
+long h_statfs(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	long fd = find_shown(t, AT_FDCWD, (const char *)a[0], true);
+	if (fd < 0)
+		return fd;
+	long r = host_call(__NR_fstatfs, fd, a[1]);
+	host_call(__NR_close, fd);
+	return r;
+}
+
+long h_name_to_handle_at(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	const char *path = (const char *)a[1];
+	if (!*path)
+		return host_call(__NR_name_to_handle_at, a[0], path, a[2], a[3], a[4]);
+	long fd = find_shown(t, (int)a[0], path, a[4] & AT_SYMLINK_FOLLOW);
+	if (fd < 0)
+		return fd;
+	long r = host_call(__NR_name_to_handle_at, fd, "", a[2], a[3], (a[4] & ~(u64)AT_SYMLINK_FOLLOW) | AT_EMPTY_PATH);
+	host_call(__NR_close, fd);
+	return r;
 }
 
 /* Only a name that procfs could give to a magic link needs the walk; the last component of a path for readlink is the link itself. */
@@ -277,7 +342,7 @@ static long change(struct thread *t, int dirfd, const char *path, bool follow, b
 		fd_link(link, dirfd);
 		return host_call(nr, p->proc_fd, link, x, y, flags);
 	}
-	long fd = path_resolve(t, dirfd, !*path && empty ? "." : path, follow);
+	long fd = find_shown(t, dirfd, !*path && empty ? "." : path, follow);
 	if (fd < 0)
 		return fd;
 	fd_link(link, (int)fd);
@@ -437,9 +502,50 @@ long h_chdir(struct thread *t, struct call *c)
 	return r;
 }
 
-/* The calls below have no form that takes a descriptor. The walk says whether a forbidden magic link lies in the way; the
- * call then repeats it natively. What a race could still reach is metadata of the sealed monitor file or the root of a procfs
- * whose files are judged again when they are opened. */
+/* Calls that have no form for an O_PATH descriptor, but one that does not follow: what the walk found gets its canonical path, whose last
+ * component is not followed. A race can then lead to another file of the guest's, never through a magic link. */
+static long find_name(struct thread *t, const char *path, char **name)
+{
+	char link[32];
+	*name = marshal_alloc(t, PATH_MAX);
+	if (!*name)
+		return -ENOMEM;
+	long fd = find_shown(t, AT_FDCWD, path, true);
+	if (fd < 0)
+		return fd;
+	fd_link(link, (int)fd);
+	long n = host_call(__NR_readlinkat, t->proc->proc_fd, link, *name, PATH_MAX - 1);
+	host_call(__NR_close, fd);
+	if (n < 0)
+		return n;
+	(*name)[n] = 0;
+	return **name == '/' ? 0 : -ENOENT; /* outside the root, or of no mount: a descriptor's, not a path's */
+}
+
+/* setxattr 188, lsetxattr 189, and so for get, list and remove: the form that does not follow links has the next number. */
+#define NOT_FOLLOWING 1
+long h_xattr_path(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	char *name;
+	long r = find_name(t, (const char *)a[0], &name);
+	return r ? r : host_call(c->nr + NOT_FOLLOWING, name, a[1], a[2], a[3], a[4]);
+}
+
+#define IN_DONT_FOLLOW 0x02000000u
+long h_inotify_add_watch(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	char *name;
+	if (a[2] & IN_DONT_FOLLOW)
+		return host_call(__NR_inotify_add_watch, a[0], a[1], a[2]);
+	long r = find_name(t, (const char *)a[1], &name);
+	return r ? r : host_call(__NR_inotify_add_watch, a[0], name, a[2] | IN_DONT_FOLLOW);
+}
+
+/* The walk says whether a forbidden magic link lies in the way; the call then repeats it natively. What a race could still
+ * reach is a directory: the root of a procfs whose files are judged again when they are opened. */
 static long check_path(struct thread *t, const char *path)
 {
 	long fd = path_resolve(t, AT_FDCWD, path, true);
@@ -457,11 +563,16 @@ long h_chroot(struct thread *t, struct call *c)
 	return r ? r : host_call(__NR_chroot, path);
 }
 
-long h_xattr_path(struct thread *t, struct call *c)
+#define UMOUNT_NOFOLLOW 8u
+#define UMOUNT_FLAGS 15u
+long h_umount2(struct thread *t, struct call *c)
 {
+	(void)c;
 	const u64 *a = marshal_of(t)->arg;
-	long r = check_path(t, (const char *)a[0]);
-	return r ? r : host_call(c->nr, a[0], a[1], a[2], a[3], a[4]);
+	if (a[1] & ~(u64)UMOUNT_FLAGS)
+		return -EINVAL;
+	long r = a[1] & UMOUNT_NOFOLLOW ? 0 : check_path(t, (const char *)a[0]);
+	return r ? r : host_call(__NR_umount2, a[0], a[1]);
 }
 
 /* Only AT_SYMLINK_FOLLOW can lead through a magic link; it is how O_TMPFILE files get their name. */

@@ -73,6 +73,13 @@ long fd_dup_from(struct thread *t, int fd, u32 cmd, u64 least);
 long procfs_admit(struct thread *t, int fd, bool dir);
 /* For a descriptor of class FD_PROC_DIR: drops entries the guest must not see from a getdents buffer; the new length. */
 long procfs_filter_dirents(struct thread *t, int fd, u8 *buf, long len, bool old_layout);
+/* Learns what stat() of a magic link could show of the monitor: identities of its files. The VM exists. */
+struct vault;
+void procfs_start(struct proc *p, const struct vault *v);
+/* Metadata that a native walk found: may it be of something that only a magic link leads to, or of procfs itself? Then the path has
+ * to be walked by path_resolve(), and procfs_shows() asked about what it gives. */
+bool procfs_suspect(const struct proc *p, u64 dev, u64 ino, u64 blksize);
+long procfs_shows(struct thread *t, int fd);
 /* A path resolved to an O_PATH descriptor (monitor's, temporary) without following a magic link that is not permitted. */
 long path_resolve(struct thread *t, int dirfd, const char *path, bool follow);
 /* openat2 with RESOLVE_NO_MAGICLINKS, permitted magic links followed, nothing checked yet about what was opened. */
@@ -143,6 +150,10 @@ long h_fchmodat2(struct thread *t, struct call *c);
 long h_fchownat(struct thread *t, struct call *c);
 long h_fcntl(struct thread *t, struct call *c);
 long h_fstat(struct thread *t, struct call *c);
+long h_inotify_add_watch(struct thread *t, struct call *c);
+long h_name_to_handle_at(struct thread *t, struct call *c);
+long h_statfs(struct thread *t, struct call *c);
+long h_umount2(struct thread *t, struct call *c);
 long h_futex(struct thread *t, struct call *c);
 long h_futex_requeue(struct thread *t, struct call *c);
 long h_futex_waitv(struct thread *t, struct call *c);
