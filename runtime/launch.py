@@ -11,7 +11,16 @@ import os
 from pysandbox.oci import cgroups
 from pysandbox.oci.errors import Error, LaunchError, from_os_error
 from pysandbox.oci.namespaces import for_children
-from pysandbox.runtime import kept, launch_channel, launch_follow, launch_plan, launch_release, launch_state, launch_wait
+from pysandbox.runtime import (
+    kept,
+    launch_channel,
+    launch_early,
+    launch_follow,
+    launch_plan,
+    launch_release,
+    launch_state,
+    launch_wait,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +42,10 @@ def run(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> int:
         running.leave()
         return 0
     try:
+        if bundle.spec.annotations.get("dev.pysandbox.trace") != "off":
+            from pysandbox.runtime import launch_traces
+
+            launch_traces.prune(options.root, options.id)  # there is time now
         return running.wait()
     finally:
         if not options.keep:
@@ -90,6 +103,7 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     planner = None if options.detach else launch_follow.planner_pair()
     start_socket = launch_release.listener(container.directory) if options.wait else None
     ours, theirs = launch_channel.channel_pair()
+    launch_early.finish()
     try:
 
         def become() -> NoReturn:

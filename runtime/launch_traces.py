@@ -3,8 +3,9 @@
     ROOT/traces/ID/trace.psb          of the container that has (or last had) this id
     ROOT/traces/ID/trace-NANOS.psb    of earlier containers with the id, by the time they were replaced
 
-Old ones go when a container is made: more than PSB_TRACE_KEEP_COUNT traces (64), older than PSB_TRACE_KEEP_DAYS days
-(7), or more than PSB_TRACE_KEEP_BYTES bytes in total (1 GiB). The environment wins over `[trace]` in
+Old ones go while a container runs in the foreground (`run`), and when one is made and a quarter too many are there: more
+than PSB_TRACE_KEEP_COUNT traces (64), older than PSB_TRACE_KEEP_DAYS days (7), or more than PSB_TRACE_KEEP_BYTES bytes in
+total (1 GiB). The environment wins over `[trace]` in
 /etc/pysandbox.ini (`keep_count`, `keep_days`, `keep_bytes`), that over the defaults. The trace of a live container
 stays.
 """
@@ -47,7 +48,8 @@ def new_trace(root: str, container_id: str, mode: str, directory: str = "") -> i
             raise
     except OSError as error:
         raise from_os_error(f"create trace in {place}", error, LaunchError) from None
-    prune(root, container_id)
+    if len(os.listdir(os.path.join(root, "traces"))) > limits()["keep_count"] * 5 // 4:
+        prune(root, container_id)
     return fd
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pysandbox.oci import cgroups, mounts, process, rootfs
 from pysandbox.oci.copytree import copy_tree
-from pysandbox.oci.errors import Error, LaunchError, ResourceError, UnsupportedError
+from pysandbox.oci.errors import Error, LaunchError, ResourceError
 from pysandbox.oci.spec import Capabilities
 from pysandbox.runtime import abi, launch_channel, launch_program, launch_traces, launch_vault, native
 
@@ -196,8 +196,8 @@ def test_mount_options() -> None:
     assert parsed.data == ("size=64k",)
     assert (parsed.set_attr, parsed.clear_attr) == (native.MOUNT_ATTR_NOEXEC, native.MOUNT_ATTR_RDONLY)
     assert parsed.copy_up
-    with pytest.raises(UnsupportedError, match="idmap"):
-        mounts.parse_options(("idmap",))
+    assert not parsed.recursive_idmap
+    assert mounts.parse_options(("ridmap",)).recursive_idmap
 
 
 @pytest.fixture

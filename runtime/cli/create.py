@@ -13,6 +13,9 @@ ARGUMENTS = Arguments(usage="[options] CONTAINER-ID", flags=FLAGS, count=(1, 1))
 
 
 def main(call: Call) -> int:
+    from pysandbox.runtime import launch_early
+
+    launch_early.begin()
     from pysandbox.oci.bundle import load_bundle
     from pysandbox.runtime import launch
 

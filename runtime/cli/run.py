@@ -22,6 +22,9 @@ ARGUMENTS = Arguments(
 
 
 def main(call: Call) -> int:
+    from pysandbox.runtime import launch_early
+
+    launch_early.begin()
     from pysandbox.oci.bundle import load_bundle
     from pysandbox.runtime import launch
 
