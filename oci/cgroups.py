@@ -60,9 +60,9 @@ class Layout(Struct):
     own: dict[str, str]
     hybrid: str = ""
 
-    def mount_of(self, controller: str) -> str:
-        """Mount point of a key of `Cgroup.paths`."""
-        return self.hybrid if controller == "unified" else self.mounts.get(controller, "")
+    def own_group(self, controller: str) -> str:
+        """The caller's group: that of a container without any of its own."""
+        return os.path.normpath(os.path.join(self.mounts[controller], self.own[controller]))
 
 
 class Cgroup(Struct):

@@ -383,7 +383,7 @@ def _cgroup(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgrou
         if private:
             os.close(_attach(root, target, mount.replace(source="cgroup"), options, "cgroup2", ",".join(options.data)))
             return
-        source = cgroup.paths[""] if cgroup else layout.mounts[""]
+        source = (cgroup and cgroup.paths.get("")) or layout.own_group("")
         _bind_onto(root, target, source, mount.destination, options)
         return
     if mount.type == "cgroup2":
@@ -409,7 +409,8 @@ def _cgroup(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgrou
                 native.mount(source, rootfs.fd_path(target), "cgroup", flags | readonly, data)
                 os.close(target)
             else:
-                _bind_onto(root, target, cgroup.paths[controller] if cgroup else place, inside, options)
+                source = (cgroup and cgroup.paths.get(controller)) or layout.own_group(controller)
+                _bind_onto(root, target, source, inside, options)
         if controller != name and not controller.startswith("name="):
             parent = rootfs.open_in(root, mount.destination)
             os.symlink(name, controller, dir_fd=parent)

@@ -118,9 +118,11 @@ class State(Struct):
             return "creating" if self.phase == "creating" and owner is not None and owner.alive else "stopped"
         if not self.init.alive:
             return "stopped"
-        if self.phase in ("creating", "created"):
+        if self.phase == "creating":
             return self.phase
-        return "paused" if any(m.kind == "cgroup" and _frozen(m.path) for m in self.made) else "running"
+        if any(m.kind == "cgroup" and _frozen(m.path) for m in self.made):
+            return "paused"
+        return "created" if self.phase == "created" else "running"
 
     @property
     def pid(self) -> int:
@@ -359,9 +361,10 @@ class Container:
 
     def _take_back(self) -> None:
         problems: list[StateError] = []
+        groups = [made.path for made in self.state.made if made.kind == "cgroup"]
         for made in reversed(self.state.made):
             try:
-                undo(made)
+                undo(made, groups)
             except StateError as e:
                 problems.append(e)
         if problems:

@@ -15,7 +15,7 @@ from pysandbox.oci.errors import StateError, host_reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pysandbox.oci.state import Made
 
@@ -26,10 +26,15 @@ _SIGKILL = 9
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
 
 
-def undo(made: Made) -> None:
-    """Removes one recorded thing; nothing happens if it is not there. `StateError` if it stays."""
+def undo(made: Made, groups: Sequence[str] = ()) -> None:
+    """Removes one recorded thing; nothing happens if it is not there. `StateError` if it stays. `groups`: the
+    container's cgroups, where a process may be frozen.
+    """
     try:
-        _HANDLERS[made.kind](made)
+        if made.kind == "process":
+            _process(made, groups)
+        else:
+            _HANDLERS[made.kind](made)
     except OSError as e:
         if e.errno not in _GONE:
             raise StateError(
@@ -64,7 +69,7 @@ def alive(pid: int, start: int) -> bool:
     return process_start(pid) == (True, start)
 
 
-def _process(made: Made) -> None:
+def _process(made: Made, groups: Sequence[str]) -> None:
     """Kill and wait. The pidfd is opened before the identity is checked, so a reused pid cannot be hit."""
     if made.pid <= 1 or made.pid == os.getpid():
         return
@@ -74,6 +79,8 @@ def _process(made: Made) -> None:
     try:
         if alive(made.pid, made.start):
             signal.pidfd_send_signal(fd, _SIGKILL)
+            for group in groups:
+                _thaw_below(group)
             _wait_until(lambda: not alive(made.pid, made.start), f"process {made.pid}")
     finally:
         os.close(fd)
@@ -141,6 +148,13 @@ def _kill_members(path: str) -> None:
                 continue
 
 
+def _thaw_below(path: str) -> None:
+    """Thaws a group and those that the container made in it, where this is the hierarchy of the freezer."""
+    if os.path.exists(f"{path}/freezer.state") or os.path.exists(f"{path}/cgroup.freeze"):
+        for below, _, _ in os.walk(path):
+            thaw(below)
+
+
 def thaw(path: str) -> None:
     """Lets the processes of one group go on: a frozen one does not die of SIGKILL under cgroup v1."""
     for name, word in (("freezer.state", b"THAWED"), ("cgroup.freeze", b"0")):
@@ -196,7 +210,6 @@ def _wait_until(done: Callable[[], bool], what: str) -> None:
 
 
 _HANDLERS: dict[str, Callable[[Made], None]] = {
-    "process": _process,
     "cgroup": _cgroup,
     "cgroup-above": _cgroup_above,
     "unit": _unit,
@@ -204,4 +217,4 @@ _HANDLERS: dict[str, Callable[[Made], None]] = {
     "file": _file,
     "directory": _directory,
 }
-KINDS = frozenset(_HANDLERS)
+KINDS = frozenset(("process", *_HANDLERS))
