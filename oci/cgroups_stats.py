@@ -148,16 +148,14 @@ def _pids(directory: str | None) -> Data:
     )
 
 
-# What a scheduler counts, best first; the property each file becomes.
-_BLOCK_TABLES = tuple(
-    (prefix, names)
-    for prefix, names in (
-        ("blkio.bfq.", ("sectors", "io_service_time", "io_wait_time", "io_merged", "io_queued", "time", "io_serviced", "io_service_bytes")),
-        ("blkio.bfq.", ("io_serviced", "io_service_bytes")),
-        ("blkio.", ("sectors", "io_service_time", "io_wait_time", "io_merged", "io_queued", "time", "io_serviced", "io_service_bytes")),
-        ("blkio.throttle.", ("io_serviced", "io_service_bytes")),
-    )
-)  # fmt: skip
+# What a scheduler counts, best first; each file becomes a property.
+_SCHEDULER = ("sectors", "io_service_time", "io_wait_time", "io_merged", "io_queued", "time", "io_serviced", "io_service_bytes")
+_BLOCK_TABLES = (
+    ("blkio.bfq.", _SCHEDULER),
+    ("blkio.bfq.", _SCHEDULER[-2:]),
+    ("blkio.", _SCHEDULER),
+    ("blkio.throttle.", _SCHEDULER[-2:]),
+)
 _BLOCK_NAMES = {
     "io_service_bytes": "ioServiceBytesRecursive",
     "io_serviced": "ioServicedRecursive",
@@ -319,14 +317,14 @@ class OutOfMemory:
                 self._group = os.open(f"{directory}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
                 os.read(self.fd, 4096)
                 os.read(self._group, 4096)
-                self.fds = (self.fd, self._group)
+                self.fds = [self.fd, self._group]
                 self.mask = select.POLLPRI
             else:
                 control = os.open(f"{directory}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
                 self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
                 files.write(directory, "cgroup.event_control", f"{self.fd} {control}")
                 self._group = control
-                self.fds = (self.fd,)
+                self.fds = [self.fd]
                 self.mask = select.POLLIN
         except OSError as error:
             raise from_os_error(f"watch {directory} for lack of memory", error) from None
