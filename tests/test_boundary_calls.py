@@ -188,6 +188,25 @@ def test_refused_calls_in_the_trace(tmp_path: Path, busybox_rootfs: Path, dispat
     assert [errno.errorcode[int(line)] for line in result.stdout.split()] == [mark[2] for mark in marks]
 
 
+@pytest.mark.parametrize("dispatch", ["ring", "exit"])
+def test_kill_thread_ends_the_thread(tmp_path: Path, busybox_rootfs: Path, dispatch: str) -> None:
+    """Alone, among others, as the first one; and the exit status that the parent sees."""
+    where = tmp_path / "built"
+    where.mkdir()
+    compile_program(where / "kill", "bnd_killthread.c")
+    rule = {"names": ["swapoff"], "action": "SCMP_ACT_KILL_THREAD"}
+    seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [rule]}
+    cases = ["worker", "alone", "leader", "leader-group", "leader-exit", "leader-exit-killed", "leader-exit-group"]
+    script = f"for c in {' '.join(cases)}; do echo $c; /tmp/built/kill $c; echo status $?; done; exit 0"
+    annotations = {"dev.pysandbox.dispatch": dispatch}
+    bundle = make_bundle(
+        tmp_path / "kill", busybox_rootfs, ["/bin/sh", "-c", script], built=where, seccomp=seccomp, annotations=annotations
+    )
+    result = compare(bundle)
+    assert b"wrong" not in result.stdout
+    assert result.stdout.count(b"status 159") == 2
+
+
 def test_memory_files_cannot_be_opened(tmp_path: Path, busybox_rootfs: Path) -> None:
     """Under runc (nearly) every spelling opens the memory file, so the spellings are good; here none does."""
     where = tmp_path / "built"

@@ -299,7 +299,9 @@ static long denied(struct thread *t, const struct call *c, const struct decision
 	case PSB_VERDICT_TRACE: /* without a tracer the kernel says this, and so for an agent that is not there */
 	case PSB_VERDICT_NOTIFY:
 		return -ENOSYS;
-	default: /* KILL_THREAD kills the process too: a thread that disappears alone leaves locks behind, and nobody uses it */
+	case PSB_VERDICT_KILL_THREAD:
+		thread_killed_by_policy(t);
+	default:
 		signal_die(t, SIGSYS);
 	}
 }

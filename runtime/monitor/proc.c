@@ -511,22 +511,36 @@ long h_exit_group(struct thread *t, struct call *c)
 	__builtin_unreachable();
 }
 
-long h_exit(struct thread *t, struct call *c)
+/* The calling thread ends alone; signals are blocked. */
+static _Noreturn void leave_program(struct thread *t)
 {
-	struct proc *p = t->proc;
-	if (atomic_fetch_sub(&p->nthreads, 1) == 1) /* the ring server is a host thread too: the process ends here */
-		h_exit_group(t, c);
-	if (signal_block(t)) /* one is held: deliver it first, then exit again */
-		return (atomic_fetch_add(&p->nthreads, 1), -ERESTARTNOINTR);
 	release_robust_futexes(t);
-	vcpu_release(p->vm, t);
+	vcpu_release(t->proc->vm, t);
 	t->slot->post = PSB_SLOT_IDLE;
 	t->state = THREAD_LEAVING;
 	if (!t->stack) { /* the first thread: its stack is the kernel's, the entry is not used again */
 		for (;;)
-			host_call(__NR_exit, c->arg[0]);
+			host_call(__NR_exit, 0);
 	}
 	thread_leave(&t->state, THREAD_FREE);
+}
+
+/* The last thread decides how the process ends, as in the kernel. It has to be ended then: the ring server is a thread as well. */
+long h_exit(struct thread *t, struct call *c)
+{
+	if (signal_block(t)) /* one is held: deliver it first, then exit again */
+		return -ERESTARTNOINTR;
+	if (atomic_fetch_sub(&t->proc->nthreads, 1) == 1)
+		h_exit_group(t, c);
+	leave_program(t);
+}
+
+void thread_killed_by_policy(struct thread *t)
+{
+	signal_thread_end(t);
+	if (atomic_fetch_sub(&t->proc->nthreads, 1) == 1)
+		signal_die(t, SIGSYS);
+	leave_program(t);
 }
 
 long h_arch_prctl(struct thread *t, struct call *c)

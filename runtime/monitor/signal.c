@@ -220,6 +220,15 @@ long signal_block(struct thread *t)
 	return t->sig_pending ? -ERESTARTNOINTR : 0;
 }
 
+void signal_thread_end(struct thread *t)
+{
+	struct siginfo_k info;
+	if (!signal_block(t))
+		return;
+	memcpy(&info, t->sig_info, sizeof info);
+	host_call(__NR_rt_sigqueueinfo, host_call(__NR_getpid), info.signo, &info);
+}
+
 void signal_unblock(struct thread *t)
 {
 	signal_apply_mask(t);

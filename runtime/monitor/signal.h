@@ -129,6 +129,8 @@ struct fault_info {
  * call, which is then made again after the handler. Thread itself only. */
 long signal_block(struct thread *t);
 void signal_unblock(struct thread *t);
+/* signal_block() for a thread that ends whatever comes: a held signal goes back to the process. */
+void signal_thread_end(struct thread *t);
 /* Host execveat of the next monitor image, so that no caught signal and no blocked SIGSEGV is lost by it. Returns only when it failed:
  * -errno or -ERESTARTNOINTR. args: the six of execveat. */
 long signal_exec(struct thread *t, u64 fd, u64 path, u64 argv, u64 envp, u64 flags);

@@ -140,6 +140,12 @@ void signal_die(struct thread *t, int signo)
 	_Exit(100 + signo);
 }
 
+void thread_killed_by_policy(struct thread *t)
+{
+	(void)t;
+	_Exit(99);
+}
+
 long signal_sigsys(struct thread *t, u32 nr, u32 data, u64 call_addr)
 {
 	(void)t, (void)nr, (void)call_addr;
