@@ -22,7 +22,7 @@ def config(o: Mapping[str, Any]) -> s.Spec:
         hostname=o.get("hostname", ""),
         domainname=o.get("domainname", ""),
         mounts=tuple([_mount(m) for m in o.get("mounts", _NONE)]),
-        hooks=_hooks(o["hooks"]) if "hooks" in o else s.Hooks(),
+        hooks=hooks(o["hooks"]) if "hooks" in o else s.Hooks(),
         annotations=o.get("annotations", {}),
         linux=_linux(o["linux"]) if "linux" in o else s.Linux(),
     )
@@ -149,14 +149,16 @@ def _mount(o: Mapping[str, Any]) -> s.Mount:
     )
 
 
-def _hooks(o: Mapping[str, Any]) -> s.Hooks:
+def hooks(o: Mapping[str, Any]) -> s.Hooks:
+    """The `hooks` object."""
+
     def kind(name: str) -> tuple[s.Hook, ...]:
         return tuple(
             [
                 s.Hook(
                     path=h["path"],
                     args=tuple(h.get("args", _NONE)),
-                    env=tuple(h.get("env", _NONE)),
+                    env=tuple(h["env"]) if "env" in h else None,
                     timeout=h.get("timeout"),
                 )
                 for h in o.get(name, _NONE)

@@ -135,11 +135,11 @@ class Mount(Struct):
 
 
 class Hook(Struct):
-    """`args[0]` is the name the program sees; `timeout` in seconds, None for none."""
+    """`args[0]` is the name the program sees; `env` None: absent, the caller's; `timeout` in seconds, None for none."""
 
     path: str
     args: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
+    env: tuple[str, ...] | None = None
     timeout: int | None = None
 
 

@@ -315,6 +315,11 @@ class Container:
         return self.state.id
 
     @property
+    def root(self) -> str:
+        """The state directory that the container is in."""
+        return self._store.root
+
+    @property
     def directory(self) -> int:
         """Descriptor of the container's state directory, while it is held."""
         return self._fd

@@ -11,6 +11,7 @@ import os
 
 from pysandbox.oci import cgroups
 from pysandbox.oci._struct import Struct
+from pysandbox.oci.bundle import parse_process
 from pysandbox.oci.errors import LaunchError, StatusError, UnsupportedError, from_os_error
 from pysandbox.oci.process import CapabilitySets
 from pysandbox.runtime import (
@@ -30,9 +31,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysandbox.oci.spec import Process
+    from pysandbox.oci.spec import Hook, Process
     from pysandbox.oci.state import State, Store
     from pysandbox.runtime.enter_process import Wishes
+    from pysandbox.runtime.hooks import Streams
     from pysandbox.runtime.kept import Kept
 
 # Name under /proc/PID/ns -> flag of setns(2), but for the pid namespace, which is for children.
@@ -62,7 +64,8 @@ class Options(Struct):
 
 class EntryPlan(Struct):
     """All that the new process needs, inherited across the fork. Integers are descriptors of the launcher. `spaces`:
-    flags of the namespaces to enter, `init`: pidfd of the container's first process."""
+    flags of the namespaces to enter, `init`: pidfd of the container's first process; `path`, `stdio`: of a hook
+    (`launch_exec.Program`)."""
 
     options: Options
     process: Process
@@ -72,6 +75,8 @@ class EntryPlan(Struct):
     spaces: int
     cgroup: cgroups.Cgroup
     roles: dict[int, int]
+    path: str = ""
+    stdio: tuple[int, ...] = ()
 
 
 def run(options: Options, wishes: Wishes, warn: Callable[[str], None]) -> int:
@@ -79,9 +84,33 @@ def run(options: Options, wishes: Wishes, warn: Callable[[str], None]) -> int:
     store = launch_state.open_store(options.root)
     state = store.load(options.id)
     _check_status(state, options)
-    plan = _make_plan(store, state, options, wishes, warn)
-    running = _start(plan, state, warn)
+    own, policy = _kept(store, state)
+    wanted = enter_process.wanted_process(wishes, own.process, warn)
+    plan = _make_plan(state, own, policy, options, wanted, warn)
+    running = _start(plan, state, warn, None if options.detach else launch_wait.Signals())
     return 0 if options.detach else running.wait()
+
+
+def start_hook(store: Store, state: State, hook: Hook, streams: Streams, warn: Callable[[str], None]) -> int:
+    """Starts a startContainer hook: with the rights of the container's own program. The pid, a child of ours."""
+    own, policy = _kept(store, state)
+    raw = {**own.process, "args": list(hook.args) or [hook.path], "terminal": False}
+    raw.pop("consoleSize", None)
+    if hook.env is not None:
+        raw["env"] = list(hook.env)
+    options = Options(id=state.id, root=store.root)
+    plan = _make_plan(state, own, policy, options, parse_process(raw), warn)
+    stdio = (streams.stdin, streams.stdout, streams.stderr)
+    return _start(plan.replace(path=hook.path, stdio=stdio), state, warn, None).pid
+
+
+def _kept(store: Store, state: State) -> tuple[Kept, bytes]:
+    """What the state directory has about the container, and its policy."""
+    directory = os.open(os.path.join(store.root, state.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return kept.load(directory, state.id), kept.load_policy(directory, state.id)
+    finally:
+        os.close(directory)
 
 
 def _check_status(state: State, options: Options) -> None:
@@ -94,14 +123,9 @@ def _check_status(state: State, options: Options) -> None:
         raise StatusError("cannot exec in a container that is still being created")
 
 
-def _make_plan(store: Store, state: State, options: Options, wishes: Wishes, warn: Callable[[str], None]) -> EntryPlan:
-    directory = os.open(os.path.join(store.root, state.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        own = kept.load(directory, state.id)
-        policy = kept.load_policy(directory, state.id)
-    finally:
-        os.close(directory)
-    wanted = enter_process.wanted_process(wishes, own.process, warn)
+def _make_plan(
+    state: State, own: Kept, policy: bytes, options: Options, wanted: Process, warn: Callable[[str], None]
+) -> EntryPlan:
     if wanted.terminal and options.detach and not options.console_socket:
         raise LaunchError("cannot allocate tty if pysandbox will detach without setting console socket")
     if options.console_socket and not (wanted.terminal and options.detach):
@@ -198,10 +222,11 @@ def _roles(own: Kept, policy: bytes) -> dict[int, int]:
     return roles
 
 
-def _start(plan: EntryPlan, state: State, warn: Callable[[str], None]) -> launch_wait.Running:
+def _start(
+    plan: EntryPlan, state: State, warn: Callable[[str], None], signals: launch_wait.Signals | None
+) -> launch_wait.Running:
     options = plan.options
-    signals = None if options.detach else launch_wait.Signals()
-    planner = None if options.detach else launch_follow.planner_pair()
+    planner = launch_follow.planner_pair() if signals else None
     ours, theirs = launch_channel.channel_pair()
     # Before the fork: the container's processes see the new one at once, and must not reach this program through it.
     native.prctl(native.PR_SET_DUMPABLE, 0)

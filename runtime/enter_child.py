@@ -59,7 +59,7 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     proc = launch_proc.container_proc(root, own)
     terminal = launch_console.open_terminal(root, wanted, channel, console=False) if wanted.terminal else None
-    channel.send(launch_channel.ROOT, wanted.args[0], (root,))
+    channel.send(launch_channel.ROOT, plan.path or wanted.args[0], (root,))
     os.close(root)
     inbox = _Inbox(channel)
     if affinity is not None:
@@ -79,6 +79,8 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
         preserve_fds=options.preserve_fds,
         keyring=own_id,
         detach=options.detach,
+        path=plan.path,
+        stdio=plan.stdio,
     )
     launch_exec.become(program, roles, inbox, channel, terminal=terminal)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from pysandbox.oci.bundle import Bundle
-    from pysandbox.oci.state import Container, Store
+    from pysandbox.oci.state import Container, State, Store
     from pysandbox.runtime.launch_channel import Channel
     from pysandbox.runtime.launch_plan import LaunchPlan, Options
 
@@ -37,7 +37,13 @@ def run(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> int:
     """Runs a container. In the foreground: until it ends; its exit status, 128+signal when killed. Detached: 0 once the
     program runs. An error before that leaves nothing behind."""
     store = launch_state.open_store(options.root)
+    hooks = bundle.spec.hooks
+    if hooks.start_container or hooks.poststart:
+        # They belong to `start`: its program waits for them, as after `create`.
+        options = options.replace(wait=True)
     running = _make(store, bundle, options, warn)
+    if options.wait:
+        _start_at_once(running, options, warn)
     if options.detach:
         running.leave()
         return 0
@@ -49,8 +55,25 @@ def run(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> int:
         return running.wait()
     finally:
         if not options.keep:
-            launch_state.destroy(store, options.id, warn)
+            state = launch_state.destroy(store, options.id, warn)
+            if hooks.poststop and state is not None:
+                from pysandbox.runtime.hooks import run_poststop
+
+                run_poststop(hooks.poststop, state.oci(), warn)
         launch_state.left_foreground(store, options.id)
+
+
+def _start_at_once(running: launch_wait.Running, options: Options, warn: Callable[[str], None]) -> None:
+    from pysandbox.runtime.start import start as start_created
+
+    try:
+        start_created(options.root, options.id, warn)
+    except BaseException:
+        running.abort()
+        store = launch_state.open_store(options.root)
+        launch_state.destroy(store, options.id, warn)
+        launch_state.left_foreground(store, options.id)
+        raise
 
 
 def create(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> None:
@@ -61,6 +84,7 @@ def create(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> Non
 
 def _make(store: Store, bundle: Bundle, options: Options, warn: Callable[[str], None]) -> launch_wait.Running:
     made_trace = False
+    state: State | None = None
     try:
         with store.create(
             options.id,
@@ -75,8 +99,13 @@ def _make(store: Store, bundle: Bundle, options: Options, warn: Callable[[str], 
             for name in plan.capabilities.missing:
                 warn(f"capability {name} is not in this host's bounding set and was not given")
             kept.keep(container, plan, bundle.raw)
+            state = container.state
             return start(plan, container, warn)
     except Error:
+        if state is not None and bundle.spec.hooks.poststop:
+            from pysandbox.runtime.hooks import run_poststop
+
+            run_poststop(bundle.spec.hooks.poststop, state.replace(phase="deleting").oci(), warn)
         if made_trace:
             from pysandbox.runtime import launch_traces
 
@@ -128,8 +157,10 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     try:
         container.set_init(pid)
         joiner = launch_follow.Joiner(lambda: cgroups.join(plan.cgroup, pid, plan.spec.linux.resources), pid, ours)
+        more = _handlers(plan, pid, ours)
+        more[launch_channel.HOOKS] = lambda _text, _fds: _run_hooks(plan, container, joiner, ours)
         launch_follow.follow(
-            ours, running, plan.spec.process, joiner, warn, console_socket=options.console_socket, more=_handlers(plan, pid, ours)
+            ours, running, plan.spec.process, joiner, warn, console_socket=options.console_socket, more=more
         )
         if options.wait and not launch_release.ask(container.directory):
             raise LaunchError("the container process ended before it could wait for its start")
@@ -144,6 +175,19 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     finally:
         ours.close()
     return running
+
+
+def _run_hooks(plan: LaunchPlan, container: Container, joiner: launch_follow.Joiner, channel: Channel) -> None:
+    """The hooks of `create` that run in the runtime's namespaces, when the process is in its cgroups."""
+    joiner.finish()
+    hooks = plan.spec.hooks
+    if hooks.prestart or hooks.create_runtime:
+        from pysandbox.runtime.hooks import run_hooks
+
+        state = container.state.oci()
+        run_hooks("prestart", hooks.prestart, state, cwd=plan.bundle)
+        run_hooks("createRuntime", hooks.create_runtime, state, cwd=plan.bundle)
+    channel.send(launch_channel.HOOKED)
 
 
 def _handlers(plan: LaunchPlan, pid: int, channel: Channel) -> dict[str, Callable[[str, list[int]], None]]:

@@ -55,6 +55,8 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
         process.set_sysctls(spec, proc)
         make_cwd(root, spec.process.cwd)
         proc = launch_proc.container_proc(root, proc)
+        if any(hooks for _, hooks in spec.hooks):
+            _run_hooks(plan, channel, inbox, root)
         mounts.finish_dev(root, spec)
         rootfs.readonly_paths(root, spec)
         rootfs.mask_paths(root, spec)
@@ -77,6 +79,21 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
     if planner is not None:
         roles[abi.FD_PLANNER] = planner
     launch_exec.become(_program(plan), roles, inbox, channel, terminal=terminal, start_socket=start_socket)
+
+
+def _run_hooks(plan: LaunchPlan, channel: Channel, inbox: Inbox, root: int) -> None:
+    """Those of the runtime first, then createContainer here: in the container's namespaces, the host's tree still seen."""
+    spec = plan.spec
+    channel.send(launch_channel.HOOKS)
+    inbox.hooked()
+    if spec.hooks.create_container:
+        from pysandbox.runtime.hooks import run_hooks
+
+        state: dict[str, object] = {"ociVersion": spec.oci_version, "id": plan.options.id, "status": "creating"}
+        state.update(pid=os.getpid(), bundle=plan.bundle)
+        if spec.annotations:
+            state["annotations"] = dict(spec.annotations)
+        run_hooks("createContainer", spec.hooks.create_container, state, cwd=root, env=spec.process.env)
 
 
 def _program(plan: LaunchPlan) -> launch_exec.Program:
@@ -142,6 +159,11 @@ class Inbox:
         if not self._entered:
             self._entered = True
             namespaces.enter_cgroup(self._namespaces)
+
+    def hooked(self) -> None:
+        """Waits until the hooks that are run by the launcher have ended; this process is in its cgroups then, too."""
+        self.joined()
+        self._wait(launch_channel.HOOKED)
 
     def plans(self) -> tuple[int | None, int | None]:
         """Descriptors of plan index and plan store, None where there are no plans."""

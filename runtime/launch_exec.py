@@ -36,7 +36,8 @@ _SIGKILL = 9
 
 class Program(Struct):
     """What to become. `dispatch`, `trace`, `pin`: as in the start record; `keyring`: id of the container whose session
-    keyring is joined, "" for none; `detach`: the process outlives the launcher."""
+    keyring is joined, "" for none; `detach`: the process outlives the launcher; `path`: the program where args[0] does
+    not name it; `stdio`: standard streams where they are not the launcher's."""
 
     process: Process
     personality: Personality | None
@@ -47,6 +48,8 @@ class Program(Struct):
     preserve_fds: int
     keyring: str
     detach: bool
+    path: str = ""
+    stdio: tuple[int, ...] = ()
 
 
 def become(
@@ -62,6 +65,8 @@ def become(
     `start_socket`: what the program waits on.
     """
     wanted = program.process
+    for number, fd in enumerate(program.stdio):
+        os.dup2(fd, number, inheritable=True)
     if terminal is not None:
         launch_console.take_terminal(terminal)
     os.umask(0o022 if wanted.user.umask is None else wanted.user.umask)
@@ -89,7 +94,7 @@ def become(
     tie_to_launcher(channel)
 
     env = process.environment(wanted)
-    path = launch_program.find_program(wanted.args[0], env)
+    path = launch_program.find_program(program.path or wanted.args[0], env)
     launch_program.check_format(path)
     first_free = 3 + program.preserve_fds
     number = launch_vault.monitor_number(process.descriptor_limit(wanted.rlimits), first_free)

@@ -31,6 +31,7 @@ class Joiner:
 
         self._arguments = move, pid, channel
         self.error: Error | None = None
+        self._finished = False
         self._ended = allocate_lock()
         self._ended.acquire()
         start_new_thread(self._run, ())
@@ -54,7 +55,9 @@ class Joiner:
 
     def finish(self) -> None:
         """Waits for the thread; raises what it met. The launcher forks again later, with one thread only."""
-        self._ended.acquire()
+        if not self._finished:
+            self._ended.acquire()
+            self._finished = True
         if self.error is not None:
             raise self.error
 

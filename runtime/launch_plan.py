@@ -125,17 +125,6 @@ def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | Non
 
 def check(spec: Spec, options: Options) -> None:
     """Contradictions and unsupported wishes, before anything is made."""
-    hooks = spec.hooks
-    if (
-        hooks.prestart
-        or hooks.create_runtime
-        or hooks.create_container
-        or hooks.start_container
-        or hooks.poststart
-        or hooks.poststop
-    ):
-        # Skipping one would leave a container that looks set up and is not.
-        raise UnsupportedError("hooks are not supported yet")
     if spec.process.terminal and options.detach and not options.console_socket:
         raise LaunchError("cannot allocate tty if pysandbox will detach without setting console socket")
     if options.console_socket and not (spec.process.terminal and options.detach):

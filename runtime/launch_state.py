@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from pysandbox.oci.state import Container
+    from pysandbox.oci.state import Container, State
 
 _FOREGROUND = "@foreground"
 
@@ -77,8 +77,8 @@ def collect_foreground(store: Store) -> list[str]:
     return done
 
 
-def destroy(store: Store, container_id: str, warn: Callable[[str], None]) -> None:
-    """After the container's end. Somebody else may have deleted it meanwhile."""
+def destroy(store: Store, container_id: str, warn: Callable[[str], None]) -> State | None:
+    """After the container's end; its last state. None: somebody else has deleted it meanwhile, or it resists."""
     try:
         with store.open(container_id) as container:
             # The usual case: the first process was reaped, its groups are empty. `destroy` would look closer, at
@@ -94,7 +94,9 @@ def destroy(store: Store, container_id: str, warn: Callable[[str], None]) -> Non
                     left.append(made)
             container.state = container.state.replace(made=tuple(left))
             container.destroy()
+            return container.state
     except ContainerNotFound:
         pass
     except StateError as error:
         warn(f"remove container {container_id}: {error.message}")
+    return None

@@ -16,19 +16,12 @@ ARGUMENTS = Arguments(
 
 
 def main(call: Call) -> int:
-    from pysandbox.oci.errors import ContainerNotFound, StatusError
-    from pysandbox.runtime.launch_state import left_foreground, open_store
+    from pysandbox.oci.errors import ContainerNotFound
+    from pysandbox.runtime.remove import delete
 
-    store = open_store(call.root)
-    container_id, force = call.arguments[0], bool(call.values["--force"])
+    force = bool(call.values["--force"])
     try:
-        with store.open(container_id) as container:
-            status = container.state.status
-            # A created one has not run yet: it goes without force, as with runc.
-            if status not in ("stopped", "created") and not force:
-                raise StatusError(f"cannot delete container {container_id} that is not stopped: {status}")
-            container.destroy()
-            left_foreground(store, container_id)
+        delete(call.root, call.arguments[0], call.warn, force=force)
     except ContainerNotFound:
         if not force:
             raise
