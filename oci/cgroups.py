@@ -138,10 +138,10 @@ def read_layout(cgroup_lines: Iterable[str], mountinfo_lines: Iterable[str]) -> 
 
 def _below(path: str, root: str) -> str:
     """`path` as seen in a mount of `root`. Outside of it (another cgroup namespace) the mount's root has to do."""
-    if path == root or not path.startswith(root.rstrip("/") + "/"):
+    above = root.rstrip("/") + "/"
+    if not path.startswith(above) or ".." in path.split("/"):
         return "."
-    relative = os.path.relpath(path, root)
-    return "." if relative.startswith("..") else relative
+    return path[len(above) :] or "."
 
 
 def _unescape(text: str) -> str:
