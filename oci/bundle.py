@@ -31,8 +31,8 @@ class Bundle(Struct):
         return os.path.normpath(os.path.join(self.dir, self.spec.root.path))
 
 
-def load_bundle(path: str = ".") -> Bundle:
-    """The bundle in directory `path`.
+def load_bundle(path: str = ".", config: str = "") -> Bundle:
+    """The bundle in directory `path`. `config`: a file to read instead of its config.json.
 
     `BundleError`: no such directory, config.json missing, unreadable, too large or not a file.
     `ConfigError`: config.json is not JSON, not of the schema's shape, or asks for what cannot be.
@@ -46,7 +46,8 @@ def load_bundle(path: str = ".") -> Bundle:
         raise BundleError(f"chdir {directory!r}: invalid argument") from None
     if not stat.S_ISDIR(mode):
         raise BundleError(f"chdir {directory}: not a directory")
-    raw = jsontext.parse(jsontext.read(os.path.join(directory, CONFIG_NAME), CONFIG_NAME), CONFIG_NAME)
+    document = os.path.basename(config) or CONFIG_NAME
+    raw = jsontext.parse(jsontext.read(config or os.path.join(directory, CONFIG_NAME), document), document)
     return Bundle(dir=directory, spec=parse_config(raw), raw=raw)
 
 

@@ -16,9 +16,11 @@ from pysandbox.oci.errors import LaunchError, StatusError, UnsupportedError, fro
 from pysandbox.oci.process import CapabilitySets
 from pysandbox.runtime import (
     abi,
+    activation,
     enter_process,
     kept,
     launch_channel,
+    launch_early,
     launch_follow,
     launch_plan,
     launch_state,
@@ -58,6 +60,7 @@ class Options(Struct):
     pid_file: str = ""
     console_socket: str = ""
     preserve_fds: int = 0
+    listen_fds: int = 0
     ignore_paused: bool = False
     cgroup: tuple[str, ...] = ()
 
@@ -130,7 +133,7 @@ def _make_plan(
         raise LaunchError("cannot allocate tty if pysandbox will detach without setting console socket")
     if options.console_socket and not (wanted.terminal and options.detach):
         raise LaunchError("cannot use console socket if pysandbox will not detach or allocate tty")
-    _check_descriptors(options)
+    activation.check_descriptors(options.listen_fds + options.preserve_fds)
     if wanted.apparmor_profile and not os.path.isdir("/sys/kernel/security/apparmor"):
         raise UnsupportedError("an AppArmor profile is asked for, but AppArmor is not enabled on this host")
     if wanted.selinux_label and not os.path.isdir("/sys/fs/selinux"):
@@ -150,14 +153,6 @@ def _make_plan(
         cgroup=_cgroup(state, options),
         roles=_roles(own, policy),
     )
-
-
-def _check_descriptors(options: Options) -> None:
-    for fd in range(3, 3 + options.preserve_fds):
-        try:
-            os.fstat(fd)
-        except OSError:
-            raise LaunchError(f"--preserve-fds: descriptor {fd} is not open") from None
 
 
 def _open_init(state: State) -> int:
@@ -228,6 +223,7 @@ def _start(
     options = plan.options
     planner = launch_follow.planner_pair() if signals else None
     ours, theirs = launch_channel.channel_pair()
+    launch_early.finish()
     # Before the fork: the container's processes see the new one at once, and must not reach this program through it.
     native.prctl(native.PR_SET_DUMPABLE, 0)
     try:

@@ -77,6 +77,7 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
         trace=plan.kept.trace_mode,
         pin=plan.kept.pin,
         preserve_fds=options.preserve_fds,
+        listen_fds=options.listen_fds,
         keyring=own_id,
         detach=options.detach,
         path=plan.path,

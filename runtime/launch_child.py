@@ -106,6 +106,7 @@ def _program(plan: LaunchPlan) -> launch_exec.Program:
         trace=plan.trace_mode,
         pin=plan.pin,
         preserve_fds=options.preserve_fds,
+        listen_fds=options.listen_fds,
         keyring="" if options.no_new_keyring else options.id,
         detach=options.detach,
     )

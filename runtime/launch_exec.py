@@ -35,7 +35,8 @@ _SIGKILL = 9
 
 
 class Program(Struct):
-    """What to become. `dispatch`, `trace`, `pin`: as in the start record; `keyring`: id of the container whose session
+    """What to become. `listen_fds`, `preserve_fds`: how many descriptors from 3 on are passed, and behind them;
+    `dispatch`, `trace`, `pin`: as in the start record; `keyring`: id of the container whose session
     keyring is joined, "" for none; `detach`: the process outlives the launcher; `path`: the program where args[0] does
     not name it; `stdio`: standard streams where they are not the launcher's."""
 
@@ -46,6 +47,7 @@ class Program(Struct):
     trace: int
     pin: int
     preserve_fds: int
+    listen_fds: int
     keyring: str
     detach: bool
     path: str = ""
@@ -94,9 +96,11 @@ def become(
     tie_to_launcher(channel)
 
     env = process.environment(wanted)
+    if program.listen_fds:
+        env.update(LISTEN_FDS=str(program.listen_fds), LISTEN_PID=str(os.getpid()))
     path = launch_program.find_program(program.path or wanted.args[0], env)
     launch_program.check_format(path)
-    first_free = 3 + program.preserve_fds
+    first_free = 3 + program.listen_fds + program.preserve_fds
     number = launch_vault.monitor_number(process.descriptor_limit(wanted.rlimits), first_free)
     record = launch_vault.start_record(
         path=os.path.realpath(path),

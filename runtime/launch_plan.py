@@ -10,7 +10,7 @@ import os
 from pysandbox.oci import cgroups, devices, mounts, namespaces, process
 from pysandbox.oci._struct import Struct
 from pysandbox.oci.errors import BundleError, ConfigError, LaunchError, UnsupportedError, host_reason
-from pysandbox.runtime import abi, launch_vault
+from pysandbox.runtime import abi, activation, launch_vault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Options(Struct):
     pid_file: str = ""
     console_socket: str = ""
     preserve_fds: int = 0
+    listen_fds: int = 0
     no_pivot: bool = False
     no_new_keyring: bool = False
     no_subreaper: bool = False
@@ -137,11 +138,7 @@ def check(spec: Spec, options: Options) -> None:
     for mount in spec.mounts:
         mounts.parse_options(mount.options)
     devices.device_list(spec)
-    for fd in range(3, 3 + options.preserve_fds):
-        try:
-            os.fstat(fd)
-        except OSError:
-            raise LaunchError(f"--preserve-fds: descriptor {fd} is not open") from None
+    activation.check_descriptors(options.listen_fds + options.preserve_fds)
 
 
 def _choice(annotations: Mapping[str, str], key: str, values: dict[str, int], default: str) -> int:

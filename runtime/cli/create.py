@@ -20,5 +20,5 @@ def main(call: Call) -> int:
     from pysandbox.runtime import launch
 
     options = options_of(call, detach=True)
-    launch.create(load_bundle(call.values["--bundle"] or "."), options, call.warn)
+    launch.create(load_bundle(call.values["--bundle"] or ".", call.values["--config"]), options, call.warn)
     return 0

@@ -37,8 +37,12 @@ FAILED = 255
 def main(call: Call) -> int:
     import os
 
+    from pysandbox.runtime import launch_early
+
+    launch_early.begin()
     from pysandbox.oci.errors import Error
     from pysandbox.runtime import enter
+    from pysandbox.runtime.activation import listen_fds
     from pysandbox.runtime.enter_process import Wishes
 
     values = call.values
@@ -50,6 +54,7 @@ def main(call: Call) -> int:
             pid_file=os.path.abspath(values["--pid-file"]) if values["--pid-file"] else "",
             console_socket=os.path.abspath(values["--console-socket"]) if values["--console-socket"] else "",
             preserve_fds=values.number("--preserve-fds"),
+            listen_fds=listen_fds(),
             ignore_paused=bool(values["--ignore-paused"]),
             cgroup=tuple(values.all("--cgroup")),
         )

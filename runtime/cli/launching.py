@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 FLAGS = (
     Flag("--bundle -b", "DIR", "root of the bundle (default: current directory)"),
+    Flag("--config -f", "FILE", "configuration, instead of config.json in the bundle"),
     Flag("--console-socket", "PATH", "AF_UNIX socket that receives the master of the container's terminal"),
     Flag("--pid-file", "FILE", "file to write the host's pid of the container to"),
     Flag("--no-pivot", "", "do not use pivot_root (for hosts that run from a ramdisk)"),
@@ -24,6 +25,7 @@ def options_of(call: Call, *, detach: bool, keep: bool = False, no_subreaper: bo
     import os
 
     from pysandbox.oci.state import check_id
+    from pysandbox.runtime.activation import listen_fds
     from pysandbox.runtime.launch_plan import Options
 
     values = call.values
@@ -34,6 +36,7 @@ def options_of(call: Call, *, detach: bool, keep: bool = False, no_subreaper: bo
         pid_file=os.path.abspath(values["--pid-file"]) if values["--pid-file"] else "",
         console_socket=os.path.abspath(values["--console-socket"]) if values["--console-socket"] else "",
         preserve_fds=values.number("--preserve-fds"),
+        listen_fds=listen_fds(),
         no_pivot=bool(values["--no-pivot"]),
         no_new_keyring=bool(values["--no-new-keyring"]),
         cgroup_manager=call.cgroup_manager,

@@ -35,4 +35,4 @@ def main(call: Call) -> int:
         keep=bool(values["--keep"]),
         no_subreaper=bool(values["--no-subreaper"]),
     )
-    return launch.run(load_bundle(values["--bundle"] or "."), options, call.warn)
+    return launch.run(load_bundle(values["--bundle"] or ".", values["--config"]), options, call.warn)
