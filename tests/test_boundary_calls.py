@@ -189,6 +189,22 @@ def test_refused_calls_in_the_trace(tmp_path: Path, busybox_rootfs: Path, dispat
 
 
 @pytest.mark.parametrize("dispatch", ["ring", "exit"])
+def test_trap_shows_the_call(tmp_path: Path, debian_rootfs: Path, dispatch: str) -> None:
+    """SIGSYS: the frame and siginfo stand behind the instruction in the program's own text, wherever it was served."""
+    where = tmp_path / "built"
+    where.mkdir()
+    compile_program(where / "site", "sig_site.c")
+    rule = {"names": ["swapoff"], "action": "SCMP_ACT_TRAP"}
+    seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [rule]}
+    annotations = {"dev.pysandbox.dispatch": dispatch}
+    bundle = make_bundle(
+        tmp_path / "trap", debian_rootfs, ["/tmp/built/site", "trap"], built=where, seccomp=seccomp, annotations=annotations
+    )
+    result = compare(bundle)
+    assert result.stdout.count(b"trapped: at behind, rcx behind, number 168, call address behind, 168") == 10
+
+
+@pytest.mark.parametrize("dispatch", ["ring", "exit"])
 def test_kill_thread_ends_the_thread(tmp_path: Path, busybox_rootfs: Path, dispatch: str) -> None:
     """Alone, among others, as the first one; and the exit status that the parent sees."""
     where = tmp_path / "built"

@@ -87,7 +87,7 @@ static void request_plan(struct proc *p, const struct psb_plan_key *k, int fd)
 }
 
 /* Index + 1 of the file in mm->file. Lock held. 0: no room. */
-static u16 remember_file(struct proc *p, struct mm *mm, const struct psb_plan_key *k, int fd)
+static u16 remember_file(struct proc *p, struct mm *mm, const struct psb_plan_key *k, int fd, u64 store_off)
 {
 	for (u32 i = 0; i < mm->nfiles; i++)
 		if (!memcmp(&mm->file[i].key, k, sizeof *k))
@@ -100,6 +100,8 @@ static u16 remember_file(struct proc *p, struct mm *mm, const struct psb_plan_ke
 	long n = host_call(__NR_readlinkat, p->proc_fd, link, f->path, sizeof f->path - 1);
 	f->path[n > 0 ? n : 0] = 0;
 	f->key = *k;
+	f->store_off = store_off;
+	f->sites = NULL;
 	return (u16)++mm->nfiles;
 }
 
@@ -133,7 +135,7 @@ static bool map_image(struct proc *p, struct mm *mm, const struct psb_plan_image
 		u64 base = addr - (offset - s->file_off) - (s->vaddr - im->base_vaddr);
 		bool done = false;
 		lock_acquire(&mm->lock);
-		u16 file = remember_file(p, mm, k, fd);
+		u16 file = remember_file(p, mm, k, fd, store_off);
 		if (file && place_trampolines(p, mm, im, store_off, base, file)) {
 			long r = host_call(__NR_mmap, addr, len, PROT_READ, MAP_PRIVATE | MAP_FIXED, p->store_fd, store_off + s->image_off + (offset - s->file_off));
 			done = !IS_ERR(r) && !mm_insert(mm, (struct region){.start = addr, .end = addr + len, .prot = (u8)prot, .flags = REGION_IMAGE, .file = file, .offset = offset});
@@ -158,7 +160,7 @@ long plan_map(struct proc *p, struct mm *mm, u64 addr, u64 len, u32 prot, u32 fl
 		u64 whole = im.tramp_vaddr - im.base_vaddr + im.tramp_len;
 		lock_acquire(&mm->lock);
 		u64 at = mm_find_gap(mm, whole > len ? whole : ROUND_UP(len, PAGE), 0x10000000, mm->mmap_top);
-		u16 file = at ? remember_file(p, mm, &k, fd) : 0;
+		u16 file = at ? remember_file(p, mm, &k, fd, store_off) : 0;
 		bool placed = file && im.tramp_vaddr - im.base_vaddr >= ROUND_UP(len, PAGE) && place_trampolines(p, mm, &im, store_off, at, file);
 		lock_release(&mm->lock);
 		if (placed)

@@ -11,6 +11,7 @@
  *    change goes through signal_call(), which does nothing once a signal is held. */
 #include "signal.h"
 #include "confine.h"
+#include "plan_sites.h"
 #include "proc.h"
 
 #define SET_BYTES 8
@@ -396,6 +397,8 @@ void signal_force(struct thread *t, const struct siginfo_k *info, const struct f
 
 void signal_fault(struct thread *t, int signo, int code, u64 addr, u64 trapno, u64 err, u64 cr2)
 {
+	if (SIG_BIT(signo) & (SIG_BIT(SIGFPE) | SIG_BIT(SIGILL) | SIG_BIT(SIGTRAP))) /* the instruction's address */
+		addr = site_shown(t->proc, addr);
 	struct siginfo_k info = {.signo = signo, .code = code, .addr = addr};
 	struct fault_info fault = {.trapno = trapno, .err = err, .cr2 = cr2};
 	signal_force(t, &info, &fault);
@@ -434,7 +437,7 @@ static void restart_call(struct thread *t, long nr)
 long signal_sigsys(struct thread *t, u32 nr, u32 data, u64 call_addr)
 {
 	struct siginfo_k info = {.signo = SIGSYS, .err = (i32)data, .code = SYS_SECCOMP};
-	info.sys.call_addr = call_addr;
+	info.sys.call_addr = site_shown(t->proc, call_addr);
 	info.sys.nr = (i32)nr;
 	info.sys.arch = AUDIT_ARCH_X86_64;
 	end_call(t, nr); /* RAX is the number, as after the kernel's rollback; what the handler leaves there is the result */

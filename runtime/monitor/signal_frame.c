@@ -6,6 +6,7 @@
  * Nothing here touches the host's signal state; signal.c does. Buffers are on the host stack, not in t->scratch: the ring server may
  * be using that for a request which the program posted behind our back. */
 #include "signal.h"
+#include "plan_sites.h"
 
 #define RED_ZONE 128
 #define MIN_ALTSTACK 2048 /* MINSIGSTKSZ */
@@ -187,14 +188,16 @@ static long write_fpstate(struct thread *t, u64 where, struct xsave *x)
 	return copy_to_guest(gptr_of(where), x, size + sizeof magic2);
 }
 
-static void fill_context(struct sigcontext_k *mc, const struct kvm_regs *r)
+static void fill_context(struct proc *p, struct sigcontext_k *mc, const struct kvm_regs *r)
 {
+	/* A call through a trampoline leaves RCX where it returns to, as `syscall` does. */
+	u64 rip = site_shown(p, r->rip), rcx = r->rcx == r->rip ? rip : site_shown(p, r->rcx);
 	*mc = (struct sigcontext_k){
 		.r8 = r->r8, .r9 = r->r9, .r10 = r->r10, .r11 = r->r11,
 		.r12 = r->r12, .r13 = r->r13, .r14 = r->r14, .r15 = r->r15,
 		.rdi = r->rdi, .rsi = r->rsi, .rbp = r->rbp, .rbx = r->rbx,
-		.rdx = r->rdx, .rax = r->rax, .rcx = r->rcx, .rsp = r->rsp,
-		.rip = r->rip,
+		.rdx = r->rdx, .rax = r->rax, .rcx = rcx, .rsp = r->rsp,
+		.rip = rip,
 		.rflags = (r->rflags & ~FLAGS_IOPL) | FLAGS_ALWAYS,
 		.cs = USER_CS, .ss = USER_SS,
 	};
@@ -218,7 +221,7 @@ long frame_push(struct thread *t, const struct sigaction_k *act, const struct si
 		.uc.sigmask = mask,
 		.info = *info,
 	};
-	fill_context(&f.uc.mc, r);
+	fill_context(t->proc, &f.uc.mc, r);
 	f.uc.mc.oldmask = mask;
 	f.uc.mc.fpstate = at.fpstate;
 	if (fault) {
@@ -290,7 +293,7 @@ static void restore_context(struct thread *t, const struct sigcontext_k *mc)
 		.r12 = mc->r12, .r13 = mc->r13, .r14 = mc->r14, .r15 = mc->r15,
 		.rdi = mc->rdi, .rsi = mc->rsi, .rbp = mc->rbp, .rbx = mc->rbx,
 		.rdx = mc->rdx, .rax = mc->rax, .rcx = mc->rcx, .rsp = mc->rsp,
-		.rip = mc->rip, .rflags = flags | FLAGS_IOPL | FLAGS_ALWAYS,
+		.rip = site_executed(t->proc, mc->rip), .rflags = flags | FLAGS_IOPL | FLAGS_ALWAYS,
 	};
 	vcpu_regs_changed(t);
 }
