@@ -195,7 +195,8 @@ struct psb_trace_chunk {
 };
 
 #define PSB_REC_CALL 1
-#define PSB_REC_MAP 2     /* an executable file mapping: args = {address, length, file offset, dev, ino, 0}; payload: path */
+#define PSB_REC_MAP 2     /* an executable file mapping: args = {address, length, file offset, dev, ino, offset
+                             of its image in the plan store or 0}; payload: path */
 #define PSB_REC_EXEC 3    /* program start; payload: path; args[0] = entry address */
 #define PSB_REC_SIGNAL 4  /* delivered signal: args = {signo, si_code, si_addr or sender pid, handler, 0, 0} */
 #define PSB_REC_EXIT 5    /* args[0] = wait status */

@@ -189,6 +189,34 @@ def test_refused_calls_in_the_trace(tmp_path: Path, busybox_rootfs: Path, dispat
 
 
 @pytest.mark.parametrize("dispatch", ["ring", "exit"])
+def test_every_call_has_its_site_in_a_file(tmp_path: Path, debian_rootfs: Path, dispatch: str) -> None:
+    """Through whatever door: the trace names the file and the place of the `syscall` instruction in it."""
+    where = tmp_path / "built"
+    where.mkdir()
+    compile_program(where / "site", "sig_site.c")
+    annotations = {"dev.pysandbox.dispatch": dispatch, "dev.pysandbox.trace": "full"}
+    command = ["/bin/sh", "-c", "ls / | wc -l; x=$(pwd); /tmp/built/site"]
+    bundle = make_bundle(tmp_path / "sites", debian_rootfs, command, built=where, annotations=annotations)
+    result = run_bundle(pysandbox(), bundle)
+    assert result.status == 0, result
+    calls = [record for record in show_trace(bundle) if record["kind"] == "call"]
+    places = set()
+    for record in calls:
+        assert record["object"] is not None, record
+        places.add((record["object"]["file"], record["object"]["offset"]))
+        assert int(record["site"], 16) % 4096 == record["object"]["offset"] % 4096, record
+    files = {file for file, _ in places}
+    assert "/tmp/built/site" in files
+    assert any("/libc.so" in file for file in files)
+    assert any("/ld-linux" in file for file in files)
+    for file, offset in places:
+        path = where / "site" if file == "/tmp/built/site" else debian_rootfs / file.lstrip("/")
+        with open(path, "rb") as f:
+            f.seek(offset)
+            assert f.read(2) == b"\x0f\x05", (file, offset)
+
+
+@pytest.mark.parametrize("dispatch", ["ring", "exit"])
 def test_trap_shows_the_call(tmp_path: Path, debian_rootfs: Path, dispatch: str) -> None:
     """SIGSYS: the frame and siginfo stand behind the instruction in the program's own text, wherever it was served."""
     where = tmp_path / "built"

@@ -89,6 +89,8 @@ static long map_elf(struct proc *p, int fd, u64 bias_hint, struct image *im)
 				if (IS_ERR(r))
 					return r;
 			}
+			if (prot & PROT_EXEC)
+				proc_trace_map(p, p->pid, bias + va, s->p_filesz + skew, fd, off);
 			r = map_bss(p->mm, bias + s->p_vaddr + s->p_filesz, bias + s->p_vaddr + s->p_memsz, prot);
 		} else if (s->p_memsz) {
 			r = mm_map(p->mm, bias + va, s->p_memsz + skew, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);

@@ -40,8 +40,9 @@ struct region {
 /* A file whose text is mapped from the plan store. */
 struct image_file {
 	struct psb_plan_key key;
-	u64 store_off;              /* of its image; 0: none, or sites were looked for in vain. See sites.c */
-	struct image_sites *sites;  /* NULL: not looked for yet */
+	u64 store_off;              /* of its image, 0: none */
+	struct image_sites *sites;  /* NULL: not looked for yet, or in vain; owner: sites.c */
+	bool sites_tried;
 	char path[256];
 };
 

@@ -15,19 +15,6 @@ static bool on_noexec(int fd)
 	return !host_call(__NR_fstatfs, fd, fs) && fs[10] & ST_NOEXEC;
 }
 
-/* Executable file mappings go into the trace: readers turn call sites into file and offset. */
-static void record_mapping(struct thread *t, u64 addr, u64 len, int fd, u64 offset)
-{
-	u64 st[18];
-	char link[32], path[512];
-	if (t->proc->trace_mode == PSB_TRACE_OFF || host_call(__NR_fstat, fd, st))
-		return;
-	format(link, sizeof link, "self/fd/%d", fd);
-	long n = host_call(__NR_readlinkat, t->proc->proc_fd, link, path, sizeof path - 1);
-	path[n > 0 ? n : 0] = 0;
-	proc_trace_map(t->proc, t, addr, len, offset, st[0], st[1], path);
-}
-
 long h_mmap(struct thread *t, struct call *c)
 {
 	u32 prot = (u32)c->arg[2], flags = (u32)c->arg[3];
@@ -47,7 +34,7 @@ long h_mmap(struct thread *t, struct call *c)
 	long r = fd >= 0 ? plan_map(t->proc, t->proc->mm, c->arg[0], len, prot, flags, fd, c->arg[5])
 			 : mm_map(t->proc->mm, c->arg[0], len, prot, flags, fd, (flags & MAP_ANONYMOUS) ? 0 : c->arg[5]);
 	if (!IS_ERR(r) && fd >= 0 && prot & PROT_EXEC)
-		record_mapping(t, (u64)r, len, fd, c->arg[5]);
+		proc_trace_map(t->proc, t->tid, (u64)r, len, fd, c->arg[5]);
 	return r;
 }
 

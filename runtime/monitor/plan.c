@@ -102,6 +102,7 @@ static u16 remember_file(struct proc *p, struct mm *mm, const struct psb_plan_ke
 	f->key = *k;
 	f->store_off = store_off;
 	f->sites = NULL;
+	f->sites_tried = false;
 	return (u16)++mm->nfiles;
 }
 

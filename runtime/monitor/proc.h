@@ -41,7 +41,8 @@ void proc_read_host_pid(struct proc *p, const struct vault *v);
 void proc_trace_start(struct proc *p, const struct vault *v, const struct psb_start *start);
 void proc_trace_exec(struct proc *p, struct thread *t, u64 entry);
 void proc_trace_fork(struct proc *p, int parent, u64 flags);
-void proc_trace_map(struct proc *p, struct thread *t, u64 addr, u64 len, u64 offset, u64 dev, u64 ino, const char *path);
+/* An executable mapping just made of the file `fd`. */
+void proc_trace_map(struct proc *p, int tid, u64 addr, u64 len, int fd, u64 offset);
 void proc_trace_exit(struct proc *p, struct thread *t, u64 status);
 
 /* ring.c */

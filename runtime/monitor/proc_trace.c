@@ -1,5 +1,6 @@
 /* What the trace tells of processes besides their calls: starts, executable mappings, forks, ends. */
 #include "proc.h"
+#include "syscalls/handlers.h"
 
 /* The host procfs' thread-self names the caller as the host sees it: "PID/task/TID". */
 void proc_read_host_pid(struct proc *p, const struct vault *v)
@@ -61,10 +62,22 @@ void proc_trace_fork(struct proc *p, int parent, u64 flags)
 	record(p, (u32)p->pid, PSB_REC_FORK, args, NULL);
 }
 
-void proc_trace_map(struct proc *p, struct thread *t, u64 addr, u64 len, u64 offset, u64 dev, u64 ino, const char *path)
+/* Readers turn call sites into file and offset with these; the image's place in the plan store leads them from a trampoline to its site. */
+void proc_trace_map(struct proc *p, int tid, u64 addr, u64 len, int fd, u64 offset)
 {
-	const u64 args[6] = {addr, len, offset, dev, ino, 0};
-	record(p, (u32)t->tid, PSB_REC_MAP, args, path);
+	u64 st[18];
+	char link[32], path[512];
+	if (p->trace_mode == PSB_TRACE_OFF || host_call(__NR_fstat, fd, st))
+		return;
+	fd_link(link, fd);
+	long n = host_call(__NR_readlinkat, p->proc_fd, link, path, sizeof path - 1);
+	path[n > 0 ? n : 0] = 0;
+	lock_acquire(&p->mm->lock);
+	const struct region *g = mm_find(p->mm, addr);
+	u64 image = g && g->flags & REGION_IMAGE && g->file ? p->mm->file[g->file - 1].store_off : 0;
+	lock_release(&p->mm->lock);
+	const u64 args[6] = {addr, len, offset, st[0], st[1], image};
+	record(p, (u32)tid, PSB_REC_MAP, args, path);
 }
 
 void proc_trace_exit(struct proc *p, struct thread *t, u64 status)

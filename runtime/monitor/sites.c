@@ -14,14 +14,14 @@
 /* The image of a file and its sites, mapped on first use; NULL: it cannot be read. Lock of the mm held. */
 static const struct image_sites *sites_of(struct proc *p, struct image_file *f)
 {
-	if (f->sites || !f->store_off)
+	if (f->sites_tried)
 		return f->sites;
+	f->sites_tried = true;
 	struct image_sites *s = host_alloc(sizeof *s);
 	if (!s)
 		return NULL;
 	u64 off = f->store_off;
-	f->store_off = 0; /* one attempt */
-	if (host_call(__NR_pread64, p->store_fd, &s->image, sizeof s->image, off) == sizeof s->image &&
+	if (off && host_call(__NR_pread64, p->store_fd, &s->image, sizeof s->image, off) == sizeof s->image &&
 	    s->image.magic == PSB_PLAN_IMAGE_MAGIC && s->image.nsegs <= PSB_PLAN_MAX_SEGS && s->image.nsites <= 1ul << 24 &&
 	    s->image.sites_off <= PAGE) {
 		long m = host_call(__NR_mmap, 0, ROUND_UP(s->image.sites_off + s->image.nsites * sizeof *s->site, PAGE), PROT_READ, MAP_SHARED, p->store_fd, off);

@@ -289,9 +289,12 @@ class Trace:
                 for _at, fields, _raw in self.records(chunk):
                     later.learn(key, fields)
         objects = _Objects()
-        for event in _by_time([(chunks[0].start_time, self._process(chunks, later)) for chunks in processes.values()]):
-            event.object = objects.follow(event)
-            yield event
+        try:
+            for event in _by_time([(chunks[0].start_time, self._process(chunks, later)) for chunks in processes.values()]):
+                event.object = objects.follow(event)
+                yield event
+        finally:
+            objects.close()
 
     def _process(self, chunks: list[Chunk], later: _Later) -> Iterator[Event]:
         comm = ""
@@ -412,22 +415,103 @@ class _Later:
             self.results[process, self._exec.pop(process)] = 0, fields[6], 0
 
 
-class _Objects:
-    """Executable mappings of each process, to tell the file that a call came from."""
+class _Trampolines:
+    """Return addresses in trampolines of rewritten text, and the call sites they stand for, from the plan store."""
 
     def __init__(self) -> None:
-        # pid -> [seq, start, end, file offset, path], newest last
-        self._maps: dict[int, list[tuple[int, int, int, int, str]]] = {}
+        self._store: int | None = None  # descriptor; -1: there is no store
+        self._images: dict[int, tuple[abi.PlanImage, list[tuple[int, int]]] | None] = {}
+        self._tables: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
+
+    def table(self, place: int, start: int, offset: int) -> dict[int, tuple[int, int]]:
+        """For the image at `place` whose file offset `offset` is mapped at `start`: where a trampoline returns to ->
+        (address of the call, its file offset). Empty when the store does not have it any more."""
+        known = self._tables.get((place, start - offset))
+        if known is None:
+            known = self._tables[place, start - offset] = self._made(place, start, offset)
+        return known
+
+    def _made(self, place: int, start: int, offset: int) -> dict[int, tuple[int, int]]:
+        if place not in self._images:
+            self._images[place] = self._read(place)
+        image = self._images[place]
+        if image is None:
+            return {}
+        head, sites = image
+        for mapped in head.seg[: head.nsegs]:
+            if mapped.file_off <= offset < mapped.file_off + mapped.len:
+                base = start - (offset - mapped.file_off) - mapped.vaddr
+                break
+        else:
+            return {}
+        out = {}
+        for back, vaddr in sites:
+            for segment in head.seg[: head.nsegs]:
+                if segment.vaddr <= vaddr < segment.vaddr + segment.len:
+                    file_offset = vaddr - segment.vaddr + segment.file_off
+                    out[base + head.tramp_vaddr + back] = base + vaddr, file_offset
+        return out
+
+    def _read(self, place: int) -> tuple[abi.PlanImage, list[tuple[int, int]]] | None:
+        """Header, and (offset in the trampolines, address of the call) of each jump site."""
+        from ..rewriter.image import check_header
+        from ..rewriter.store import Store
+
+        if self._store is None:
+            try:
+                self._store = os.open(os.path.join(Store().path, "store"), os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                self._store = -1
+        if self._store < 0:
+            return None
+        raw = os.pread(self._store, abi.PlanImage.SIZE, place)
+        total = abi.PlanImage.unpack(raw).total_len if len(raw) == abi.PlanImage.SIZE else 0
+        head = check_header(raw, total)
+        if head is None or place + total > os.fstat(self._store).st_size:
+            return None
+        table = os.pread(self._store, head.nsites * abi.PlanSite.SIZE, place + head.sites_off)
+        sites = [abi.PlanSite.unpack(table[at : at + abi.PlanSite.SIZE]) for at in range(0, len(table), abi.PlanSite.SIZE)]
+        return head, [(site.tramp + site.tramp_back, site.vaddr) for site in sites if site.door == abi.DOOR_JUMP]
+
+    def close(self) -> None:
+        if self._store is not None and self._store >= 0:
+            os.close(self._store)
+
+
+class _Objects:
+    """Executable mappings of each process, to tell the file that a call came from. A call through a trampoline gets the
+    address of its own instruction as `site`."""
+
+    def __init__(self) -> None:
+        # pid -> [seq, start, end, file offset, path, place of the image in the plan store], newest last
+        self._maps: dict[int, list[tuple[int, int, int, int, str, int]]] = {}
         self._exec: dict[int, int] = {}
+        self._trampolines = _Trampolines()
+
+    def close(self) -> None:
+        self._trampolines.close()
+
+    def _where(self, event: Event) -> tuple[str, int] | None:
+        maps = self._maps.get(event.pid, ())
+        for _seq, start, end, offset, path, _place in reversed(maps):
+            if start <= event.site < end:
+                return path, event.site - start + offset
+        if event.door == abi.DOOR_JUMP:
+            for _seq, start, _end, offset, path, place in reversed(maps):
+                found = self._trampolines.table(place, start, offset).get(event.site) if place else None
+                if found is not None:
+                    event.site = found[0]
+                    return path, found[1]
+        return None
 
     def follow(self, event: Event) -> tuple[str, int] | None:
         pid = event.pid
         if event.kind == abi.REC_MAP and event.items:
-            start, length, offset = event.args[:3]
+            start, length, offset, _dev, _ino, place = event.args
             maps = self._maps.setdefault(pid, [])
             if len(maps) >= 4096:
                 del maps[:2048]
-            maps.append((event.seq, start, start + length, offset, text_of(event.items[0].data)))
+            maps.append((event.seq, start, start + length, offset, text_of(event.items[0].data), place))
         elif event.kind == abi.REC_FORK:
             # As seen from the child: seq -1, so that its own execve forgets them.
             self._maps[pid] = [(-1, *entry[1:]) for entry in self._maps.get(event.args[0], [])]
@@ -439,9 +523,7 @@ class _Objects:
             if event.nr in (EXECVE, EXECVEAT):
                 self._exec[pid] = event.seq
             if event.site:
-                for _seq, start, end, offset, path in reversed(self._maps.get(pid, ())):
-                    if start <= event.site < end:
-                        return path, event.site - start + offset
+                return self._where(event)
         return None
 
 
