@@ -31,7 +31,8 @@ def _copy_directory(source: int, target: int) -> None:
             copy = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
             _copy_directory(below, copy)
         elif kind == stat.S_IFREG:
-            below = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+            # Somebody may put a FIFO in its place: that must not make us wait.
+            below = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
             copy = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
             while os.sendfile(copy, below, None, _CHUNK):
                 pass

@@ -15,6 +15,7 @@ from pysandbox.runtime import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pysandbox.oci.places import Places
     from pysandbox.oci.spec import Spec
 
 DEFAULT_DEVICES = (
@@ -53,34 +54,34 @@ def device_list(spec: Spec) -> list[Device]:
     return list(devices.values())
 
 
-def make_devices(root: int, spec: Spec) -> None:
+def make_devices(places: Places, spec: Spec) -> None:
     """Nodes, then links; call with all mounts in place. Leaves an existing node alone."""
     saved = os.umask(0)
     try:
         parents: dict[str, int] = {}
         for device in device_list(spec):
-            _make_node(root, device, parents)
+            _make_node(places, device, parents)
         for path, target in _LINKS:
-            _make_link(root, path, target, parents)
+            _make_link(places, path, target, parents)
         if os.path.exists("/proc/kcore"):
-            _make_link(root, "/dev/core", "/proc/kcore", parents)
-        _make_link(root, "/dev/ptmx", "pts/ptmx", parents, replace=True)
+            _make_link(places, "/dev/core", "/proc/kcore", parents)
+        _make_link(places, "/dev/ptmx", "pts/ptmx", parents, replace=True)
         for fd in parents.values():
             os.close(fd)
     finally:
         os.umask(saved)
 
 
-def _parent(root: int, path: str, parents: dict[str, int]) -> tuple[int, str]:
+def _parent(places: Places, path: str, parents: dict[str, int]) -> tuple[int, str]:
     directory, name = os.path.split(os.path.normpath(path))
     if directory not in parents:
-        parents[directory] = rootfs.ensure_dir(root, directory)
+        parents[directory] = rootfs.ensure_dir(*places.find(directory))
     return parents[directory], name
 
 
-def _make_node(root: int, device: Device, parents: dict[str, int]) -> None:
+def _make_node(places: Places, device: Device, parents: dict[str, int]) -> None:
     try:
-        parent, name = _parent(root, device.path, parents)
+        parent, name = _parent(places, device.path, parents)
         mode = 0o666 if device.file_mode is None else device.file_mode & 0o7777
         try:
             os.mknod(name, _KINDS[device.type] | mode, os.makedev(device.major, device.minor), dir_fd=parent)
@@ -89,7 +90,7 @@ def _make_node(root: int, device: Device, parents: dict[str, int]) -> None:
         except OSError as error:
             if error.errno != errno.EPERM:
                 raise
-            _bind_node(root, device)  # no CAP_MKNOD here: the host's node serves
+            _bind_node(parent, name, device)  # no CAP_MKNOD here: the host's node serves
             return
         if device.uid or device.gid:
             os.chown(name, device.uid or 0, device.gid or 0, dir_fd=parent, follow_symlinks=False)
@@ -97,17 +98,17 @@ def _make_node(root: int, device: Device, parents: dict[str, int]) -> None:
         raise from_os_error(f"create device {device.path}", error) from None
 
 
-def _bind_node(root: int, device: Device) -> None:
-    target = rootfs.ensure_file(root, device.path)
+def _bind_node(parent: int, name: str, device: Device) -> None:
+    target = rootfs.ensure_file(parent, name)
     try:
         native.mount(device.path, rootfs.fd_path(target), "bind", native.MS_BIND)
     finally:
         os.close(target)
 
 
-def _make_link(root: int, path: str, target: str, parents: dict[str, int], *, replace: bool = False) -> None:
+def _make_link(places: Places, path: str, target: str, parents: dict[str, int], *, replace: bool = False) -> None:
     try:
-        parent, name = _parent(root, path, parents)
+        parent, name = _parent(places, path, parents)
         if replace:
             try:
                 os.unlink(name, dir_fd=parent)

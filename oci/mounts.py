@@ -13,11 +13,12 @@ import stat
 from pysandbox.oci import rootfs
 from pysandbox.oci._struct import Struct
 from pysandbox.oci.errors import ConfigError, ResourceError, UnsupportedError, from_os_error, host_reason
+from pysandbox.oci.places import Places
 from pysandbox.runtime import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pysandbox.oci.cgroups import Cgroup
     from pysandbox.oci.spec import Mount, Spec
@@ -93,6 +94,25 @@ _PROC_ALLOWED = frozenset(
     )
 )  # fmt: skip
 _AT_FDCWD = -100
+_MAX_VALUE = 255  # fsconfig(2)
+# mount(2)'s flags that belong to the file system, by fsconfig(2)'s names, and those that belong to the mount.
+_SUPERBLOCK = (
+    (native.MS_RDONLY, "ro"),
+    (native.MS_SYNCHRONOUS, "sync"),
+    (native.MS_DIRSYNC, "dirsync"),
+    (native.MS_MANDLOCK, "mand"),
+    (native.MS_LAZYTIME, "lazytime"),
+)
+_MOUNT_ATTRIBUTES = (
+    (native.MS_RDONLY, native.MOUNT_ATTR_RDONLY),
+    (native.MS_NOSUID, native.MOUNT_ATTR_NOSUID),
+    (native.MS_NODEV, native.MOUNT_ATTR_NODEV),
+    (native.MS_NOEXEC, native.MOUNT_ATTR_NOEXEC),
+    (native.MS_NOATIME, native.MOUNT_ATTR_NOATIME),
+    (native.MS_STRICTATIME, native.MOUNT_ATTR_STRICTATIME),
+    (native.MS_NODIRATIME, native.MOUNT_ATTR_NODIRATIME),
+    (native.MS_NOSYMFOLLOW, native.MOUNT_ATTR_NOSYMFOLLOW),
+)
 _PLAIN = native.MS_NOSUID | native.MS_NOEXEC | native.MS_NODEV
 
 
@@ -158,13 +178,14 @@ def mount_all(
     joined: Callable[[], None],
     idmaps: dict[int, int],
     sources: list[int] | None = None,
-) -> None:
+) -> Places:
     """Makes all mounts of config.json in order. `bundle`: what relative bind sources are relative to. `joined` is
     called before a mount that depends on the caller's cgroup: it returns when the caller is in it. `idmaps`: see
     `Namespaces`. `sources`: what `open_source` made for each bind mount, where the caller cannot open them itself.
 
     Raises `ResourceError` naming the destination.
     """
+    places = Places(root)
     opened = iter(sources) if sources is not None else None
     for number, mount in enumerate(spec.mounts):
         options = parse_options(mount.options)
@@ -173,26 +194,27 @@ def mount_all(
         try:
             if is_bind(mount, options):
                 tree = next(opened) if opened is not None else open_source(mount, options, bundle, idmaps.get(number))
-                _bind(root, mount, options, tree)
+                top = _bind(root, mount, options, tree)
             else:
-                _mount_one(root, mount, options, spec, cgroup)
+                top = _mount_one(root, mount, options, spec, cgroup)
+            places.add(mount.destination, top, readonly=_late_readonly(mount, options))
         except OSError as error:
             source = mount.source or mount.type
             raise from_os_error(f"mount {source!r} at {mount.destination!r}", error) from None
+    return places
 
 
-def finish_dev(root: int, spec: Spec) -> None:
+def finish_dev(places: Places) -> None:
     """A mount on /dev or below it that is to be read-only becomes so now: nodes had to be made first."""
-    for mount in spec.mounts:
-        options = parse_options(mount.options)
-        if options.flags & native.MS_RDONLY and _below_dev(mount.destination) and not options.flags & native.MS_BIND:
-            fd = rootfs.open_in(root, mount.destination)
-            try:
-                native.mount_setattr(fd, 0, native.MOUNT_ATTR_RDONLY)
-            except OSError as error:
-                raise from_os_error(f"make {mount.destination} read-only", error) from None
-            finally:
-                os.close(fd)
+    for destination, fd in places.late:
+        try:
+            native.mount_setattr(fd, 0, native.MOUNT_ATTR_RDONLY)
+        except OSError as error:
+            raise from_os_error(f"make {destination} read-only", error) from None
+
+
+def _late_readonly(mount: Mount, options: Options) -> bool:
+    return bool(options.flags & native.MS_RDONLY) and _below_dev(mount.destination) and not options.flags & native.MS_BIND
 
 
 def _below_dev(destination: str) -> bool:
@@ -200,20 +222,19 @@ def _below_dev(destination: str) -> bool:
     return path == "/dev" or path.startswith("/dev/")
 
 
-def _mount_one(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgroup | None) -> None:
+def _mount_one(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgroup | None) -> int:
+    """All but new bind mounts. The top of what was mounted, as all functions below that mount something."""
     if options.flags & native.MS_REMOUNT:
-        _remount(root, mount, options)
-    elif mount.type in ("proc", "sysfs"):
-        _kernel_view(root, mount, options)
-    elif mount.type == "tmpfs":
-        _tmpfs(root, mount, options)
-    elif mount.type in ("cgroup", "cgroup2"):
-        _cgroup(root, mount, options, spec, cgroup)
-    elif not mount.type:
+        return _remount(root, mount, options)
+    if mount.type in ("proc", "sysfs"):
+        return _kernel_view(root, mount, options)
+    if mount.type == "tmpfs":
+        return _tmpfs(root, mount, options)
+    if mount.type in ("cgroup", "cgroup2"):
+        return _cgroup(root, mount, options, spec, cgroup)
+    if not mount.type:
         raise ConfigError(f"mount at {mount.destination!r} has no type and is not a bind mount", pointer="/mounts")
-    else:
-        target = rootfs.ensure_dir(root, mount.destination)
-        _attach(root, target, mount, options, mount.type, ",".join(options.data))
+    return _attach(rootfs.ensure_dir(root, mount.destination), mount, options, mount.type, options.data)
 
 
 def _check_target(target: int, mount: Mount) -> None:
@@ -223,31 +244,68 @@ def _check_target(target: int, mount: Mount) -> None:
         raise ResourceError(f"{mount.destination!r} cannot be mounted because it is inside /proc", errno=errno.EPERM)
 
 
-def _attach(root: int, target: int, mount: Mount, options: Options, fstype: str, data: str) -> int:
-    """mount(2) of a new file system on the descriptor. Closes `target`; returns the top of the new mount (O_PATH)."""
+def _attach(target: int, mount: Mount, options: Options, fstype: str, data: tuple[str, ...]) -> int:
+    """A new file system on the descriptor. Closes `target`; returns the top of the new mount (O_PATH).
+
+    It is made detached and then moved there: a name is not looked up again, so no link can come between.
+    """
     _check_target(target, mount)
     flags = options.flags & ~native.MS_REC
-    if _below_dev(mount.destination):
-        flags &= ~native.MS_RDONLY  # see finish_dev
+    if _late_readonly(mount, options):
+        flags &= ~native.MS_RDONLY
     source = mount.source or fstype
     try:
-        native.mount(source, rootfs.fd_path(target), fstype, flags, data or None)
+        if any(len(os.fsencode(option)) > _MAX_VALUE for option in data):
+            top = _attach_by_string(target, source, fstype, flags, ",".join(data))
+        else:
+            top = native.detached_mount(fstype, _pairs(source, flags, data), _attributes_of(flags))
+            native.move_mount(top, target)
     finally:
         os.close(target)
-    top = rootfs.open_in(root, mount.destination)
     _attributes(top, options)
     return top
 
 
-def _remount(root: int, mount: Mount, options: Options) -> None:
+def _pairs(source: str, flags: int, data: tuple[str, ...]) -> Iterator[tuple[str, str | None]]:
+    """What mount(2) has as source, flags of the file system and data, as fsconfig(2) has them."""
+    yield "source", source
+    for flag, name in _SUPERBLOCK:
+        if flags & flag:
+            yield name, None
+    for option in data:
+        key, equals, value = option.partition("=")
+        yield key, value if equals else None
+
+
+def _attributes_of(flags: int) -> int:
+    attributes = 0
+    for flag, attribute in _MOUNT_ATTRIBUTES:
+        if flags & flag:
+            attributes |= attribute
+    return attributes
+
+
+def _attach_by_string(target: int, source: str, fstype: str, flags: int, data: str) -> int:
+    """For options longer than fsconfig(2) takes (lower directories of an overlay). The only way to the top of a mount made so
+    is the name of the place below it: what is found there is checked to be what was mounted."""
+    native.mount(source, rootfs.fd_path(target), fstype, flags, data)
+    parent = native.openat2(target, "..", os.O_PATH | os.O_DIRECTORY)
+    name = os.path.basename(os.readlink(rootfs.fd_path(target)))
+    top = native.openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, 0, native.RESOLVE_BENEATH)
+    os.close(parent)
+    if os.fstat(top).st_dev == os.fstat(target).st_dev:
+        os.close(top)
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    return top
+
+
+def _remount(root: int, mount: Mount, options: Options) -> int:
     """New flags (and data) for what an earlier entry mounted."""
     target = rootfs.open_in(root, mount.destination)
-    try:
-        flags = options.flags & ~native.MS_REC
-        native.mount(mount.source or None, rootfs.fd_path(target), mount.type or None, flags, ",".join(options.data) or None)
-        _attributes(target, options)
-    finally:
-        os.close(target)
+    flags = options.flags & ~native.MS_REC
+    native.mount(mount.source or None, rootfs.fd_path(target), mount.type or None, flags, ",".join(options.data) or None)
+    _attributes(target, options)
+    return target
 
 
 def _attributes(top: int, options: Options) -> None:
@@ -257,21 +315,17 @@ def _attributes(top: int, options: Options) -> None:
         native.mount_setattr(top, native.AT_RECURSIVE, options.set_attr, options.clear_attr)
 
 
-def _kernel_view(root: int, mount: Mount, options: Options) -> None:
+def _kernel_view(root: int, mount: Mount, options: Options) -> int:
     """proc and sysfs. The destination must be an ordinary directory: a link there would let the image choose where
     these appear, and what later code finds under /proc."""
-    path = os.path.normpath(mount.destination)
     try:
-        found = native.openat2(root, path.lstrip("/") or ".", os.O_PATH | os.O_NOFOLLOW, 0, native.RESOLVE_IN_ROOT)
-        is_directory = stat.S_ISDIR(os.fstat(found).st_mode)
-        os.close(found)
-    except FileNotFoundError:
-        is_directory = True
-    if not is_directory:
-        raise ResourceError(f"filesystem {mount.type!r} must be mounted on ordinary directory", errno=errno.ENOTDIR)
-    target = rootfs.ensure_dir(root, path)
+        target = rootfs.ensure_dir(root, mount.destination, links=False)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise ResourceError(f"filesystem {mount.type!r} must be mounted on ordinary directory", errno=errno.ENOTDIR) from None
     try:
-        os.close(_attach(root, os.dup(target), mount, options, mount.type, ",".join(options.data)))
+        return _attach(os.dup(target), mount, options, mount.type, options.data)
     except PermissionError:
         # sysfs shows a network namespace: the kernel lets only its owner mount one. What the launcher sees is right
         # then.
@@ -281,23 +335,21 @@ def _kernel_view(root: int, mount: Mount, options: Options) -> None:
         if options.flags & native.MS_RDONLY:
             native.mount_setattr(tree, native.AT_RECURSIVE, native.MOUNT_ATTR_RDONLY)
         native.move_mount(tree, target)
-        os.close(tree)
+        return tree
     finally:
         os.close(target)
 
 
-def _tmpfs(root: int, mount: Mount, options: Options) -> None:
-    data = list(options.data)
+def _tmpfs(root: int, mount: Mount, options: Options) -> int:
     kept_mode = -1  # as runc: a directory that exists keeps its permissions, unless config.json says otherwise
     try:
-        target = native.openat2(root, mount.destination.lstrip("/") or ".", os.O_PATH | os.O_DIRECTORY, 0, native.RESOLVE_IN_ROOT)
-        if not any(option.startswith("mode=") for option in data):
+        target = rootfs.open_in(root, mount.destination, os.O_PATH | os.O_DIRECTORY)
+        if not any(option.startswith("mode=") for option in options.data):
             kept_mode = stat.S_IMODE(os.fstat(target).st_mode)
     except FileNotFoundError:
         target = rootfs.ensure_dir(root, mount.destination)
-    lower = rootfs.open_in(root, mount.destination) if options.copy_up else -1
-    writable = options.replace(flags=options.flags & ~native.MS_RDONLY)
-    top = _attach(root, target, mount, writable, "tmpfs", ",".join(data))
+    lower = os.dup(target) if options.copy_up else -1
+    top = _attach(target, mount, options.replace(flags=options.flags & ~native.MS_RDONLY), "tmpfs", options.data)
     if kept_mode >= 0:
         os.chmod(rootfs.fd_path(top), kept_mode)
     if lower >= 0:
@@ -305,9 +357,9 @@ def _tmpfs(root: int, mount: Mount, options: Options) -> None:
 
         copy_tree(lower, top)
         os.close(lower)
-    if options.flags & native.MS_RDONLY and not _below_dev(mount.destination):
+    if options.flags & native.MS_RDONLY and not _late_readonly(mount, options):
         native.mount_setattr(top, 0, native.MOUNT_ATTR_RDONLY)
-    os.close(top)
+    return top
 
 
 def open_source(mount: Mount, options: Options, bundle: str, idmap: int | None) -> int:
@@ -335,31 +387,28 @@ def open_source(mount: Mount, options: Options, bundle: str, idmap: int | None) 
     return tree
 
 
-def _bind(root: int, mount: Mount, options: Options, tree: int) -> None:
-    """Attaches the detached mount and applies the options to it. Closes `tree`."""
+def _bind(root: int, mount: Mount, options: Options, tree: int) -> int:
+    """Attaches the detached mount and applies the options to it; the same descriptor names it then."""
+    found = os.fstat(tree)
+    if stat.S_ISDIR(found.st_mode):
+        target = rootfs.ensure_dir(root, mount.destination)
+    else:
+        target = rootfs.ensure_file(root, mount.destination)
     try:
-        found = os.fstat(tree)
-        if stat.S_ISDIR(found.st_mode):
-            target = rootfs.ensure_dir(root, mount.destination)
-        else:
-            target = rootfs.ensure_file(root, mount.destination)
-        try:
-            if os.path.normpath(mount.destination) != "/proc":
-                _check_target(target, mount)
-            elif native.statfs_type(tree) != native.PROC_SUPER_MAGIC:
-                raise ResourceError("'/proc' cannot be mounted because it is not of type proc", errno=errno.EPERM)
-            if stat.S_ISDIR(os.fstat(target).st_mode) != stat.S_ISDIR(found.st_mode):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # the kernel's EINVAL says less
-            native.move_mount(tree, target)
-        finally:
-            os.close(target)
-        # The descriptor now names the attached mount.
-        plain = options.flags & ~(native.MS_BIND | native.MS_REC | native.MS_REMOUNT)
-        if plain:
-            _remount_bind(tree, plain)
-        _attributes(tree, options)
+        if os.path.normpath(mount.destination) != "/proc":
+            _check_target(target, mount)
+        elif native.statfs_type(tree) != native.PROC_SUPER_MAGIC:
+            raise ResourceError("'/proc' cannot be mounted because it is not of type proc", errno=errno.EPERM)
+        if stat.S_ISDIR(os.fstat(target).st_mode) != stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # the kernel's EINVAL says less
+        native.move_mount(tree, target)
     finally:
-        os.close(tree)
+        os.close(target)
+    plain = options.flags & ~(native.MS_BIND | native.MS_REC | native.MS_REMOUNT)
+    if plain:
+        _remount_bind(tree, plain)
+    _attributes(tree, options)
+    return tree
 
 
 def _remount_bind(tree: int, flags: int) -> None:
@@ -372,7 +421,7 @@ def _remount_bind(tree: int, flags: int) -> None:
         native.mount(None, path, None, native.MS_BIND | native.MS_REMOUNT | flags | kept)
 
 
-def _cgroup(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgroup | None) -> None:
+def _cgroup(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgroup | None) -> int:
     """The container's own part of the cgroup file system, laid out as the host's is."""
     from pysandbox.oci import cgroups
 
@@ -381,65 +430,72 @@ def _cgroup(root: int, mount: Mount, options: Options, spec: Spec, cgroup: Cgrou
     if layout.unified:
         target = rootfs.ensure_dir(root, mount.destination)
         if private:
-            os.close(_attach(root, target, mount.replace(source="cgroup"), options, "cgroup2", ",".join(options.data)))
-            return
-        source = (cgroup and cgroup.paths.get("")) or layout.own_group("")
-        _bind_onto(root, target, source, mount.destination, options)
-        return
+            return _attach(target, mount.replace(source="cgroup"), options, "cgroup2", options.data)
+        return _bind_onto(target, (cgroup and cgroup.paths.get("")) or layout.own_group(""), options)
     if mount.type == "cgroup2":
-        _cgroup2_beside_1(root, mount, options, private, cgroup)
-        return
+        return _cgroup2_beside_1(root, mount, options, private, cgroup)
     target = rootfs.ensure_dir(root, mount.destination)
-    flags = _PLAIN | (options.flags & ~native.MS_RDONLY)
     _check_target(target, mount)
-    native.mount("tmpfs", rootfs.fd_path(target), "tmpfs", _PLAIN, "mode=755")
-    os.close(target)
+    try:
+        top = native.detached_mount("tmpfs", (("source", "tmpfs"), ("mode", "755")), _attributes_of(_PLAIN))
+        native.move_mount(top, target)
+    finally:
+        os.close(target)
     made: set[str] = set()
     for controller, place in layout.mounts.items():
         name = os.path.basename(place)
         if name not in made:
             made.add(name)
-            inside = os.path.join(mount.destination, name)
-            target = rootfs.ensure_dir(root, inside)
+            os.mkdir(name, 0o755, dir_fd=top)
+            target = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
             if private:
-                data = f"none,{controller}" if controller.startswith("name=") else name
-                readonly = options.flags & native.MS_RDONLY
-                # The source is only a name in mount tables; this is what runc writes there.
-                source = "systemd" if name == "systemd" else "cgroup"
-                native.mount(source, rootfs.fd_path(target), "cgroup", flags | readonly, data)
-                os.close(target)
+                os.close(_cgroup_view(target, controller, name, options))
             else:
                 source = (cgroup and cgroup.paths.get(controller)) or layout.own_group(controller)
-                _bind_onto(root, target, source, inside, options)
+                os.close(_bind_onto(target, source, options))
         if controller != name and not controller.startswith("name="):
-            parent = rootfs.open_in(root, mount.destination)
-            os.symlink(name, controller, dir_fd=parent)
-            os.close(parent)
-    top = rootfs.open_in(root, mount.destination)
+            os.symlink(name, controller, dir_fd=top)
     for propagation in options.propagation:
         native.mount(None, rootfs.fd_path(top), None, propagation)
     # Not read-only even if asked: what holds only mount points stays writable under runc, too.
-    os.close(top)
+    return top
 
 
-def _cgroup2_beside_1(root: int, mount: Mount, options: Options, private: bool, cgroup: Cgroup | None) -> None:
+def _cgroup_view(target: int, controller: str, name: str, options: Options) -> int:
+    """One version 1 hierarchy as the cgroup namespace shows it. Closes `target`."""
+    # The source is only a name in mount tables; these are what runc writes there.
+    source = "systemd" if name == "systemd" else "cgroup"
+    data = ("none", controller) if controller.startswith("name=") else tuple(name.split(","))
+    flags = _PLAIN | options.flags
+    try:
+        # The flags of the file system are those of the hierarchy's first mount, the host's.
+        top = native.detached_mount("cgroup", _pairs(source, 0, data), _attributes_of(flags))
+        native.move_mount(top, target)
+    finally:
+        os.close(target)
+    return top
+
+
+def _cgroup2_beside_1(root: int, mount: Mount, options: Options, private: bool, cgroup: Cgroup | None) -> int:
     """On a hybrid host. Mounted outside of a cgroup namespace it would show the whole host."""
     if not private and (cgroup is None or "unified" not in cgroup.paths):
         raise UnsupportedError(f"mount at {mount.destination!r}: the host has no cgroup version 2 hierarchy to show a part of")
     target = rootfs.ensure_dir(root, mount.destination)
     if private or cgroup is None:
-        os.close(_attach(root, target, mount, options, "cgroup2", ",".join(options.data)))
-    else:
-        _bind_onto(root, target, cgroup.paths["unified"], mount.destination, options)
+        return _attach(target, mount, options, "cgroup2", options.data)
+    return _bind_onto(target, cgroup.paths["unified"], options)
 
 
-def _bind_onto(root: int, target: int, source: str, destination: str, options: Options) -> None:
-    tree = native.open_tree(_AT_FDCWD, source, native.OPEN_TREE_CLONE | native.AT_RECURSIVE)
-    native.move_mount(tree, target)
-    os.close(target)
+def _bind_onto(target: int, source: str, options: Options) -> int:
+    """Closes `target`."""
+    try:
+        tree = native.open_tree(_AT_FDCWD, source, native.OPEN_TREE_CLONE | native.AT_RECURSIVE)
+        native.move_mount(tree, target)
+    finally:
+        os.close(target)
     flags = options.flags & ~native.MS_REC
     if flags:
         _remount_bind(tree, flags)
     for propagation in options.propagation:
         native.mount(None, rootfs.fd_path(tree), None, propagation)
-    os.close(tree)
+    return tree

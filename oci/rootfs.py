@@ -17,6 +17,7 @@ from pysandbox.runtime import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pysandbox.oci.places import Places
     from pysandbox.oci.spec import Spec
 
 _INSIDE = native.RESOLVE_IN_ROOT | native.RESOLVE_NO_MAGICLINKS
@@ -45,14 +46,20 @@ def open_in(root: int, path: str, flags: int = os.O_PATH) -> int:
     return native.openat2(root, path.lstrip("/") or ".", flags, 0, _INSIDE)
 
 
-def ensure_dir(root: int, path: str, mode: int = 0o755) -> int:
+def ensure_dir(root: int, path: str, mode: int = 0o755, *, links: bool = True) -> int:
     """O_PATH descriptor of the directory, made with its parents when missing. NotADirectoryError when it is
-    something else.
+    something else, ELOOP for a link where `links` are not wanted.
     """
+    resolve = _INSIDE if links else _INSIDE | native.RESOLVE_NO_SYMLINKS
     try:
-        return native.openat2(root, path.lstrip("/") or ".", os.O_PATH | os.O_DIRECTORY, 0, _INSIDE)
+        return native.openat2(root, path.lstrip("/") or ".", os.O_PATH | os.O_DIRECTORY, 0, resolve)
     except FileNotFoundError:
-        return _create(root, path, mode, directory=True)
+        made = _create(root, path, mode, directory=True)
+        if links:
+            return made
+        # Somebody may have put a link in its place since: then this fails.
+        os.close(made)
+        return native.openat2(root, path.lstrip("/") or ".", os.O_PATH | os.O_DIRECTORY, 0, resolve)
 
 
 def ensure_file(root: int, path: str) -> int:
@@ -219,20 +226,20 @@ def _make_readonly(fd: int) -> None:
         time.sleep(0.002)
 
 
-def mask_paths(root: int, spec: Spec) -> None:
+def mask_paths(places: Places, spec: Spec) -> None:
     """maskedPaths: a file is covered by the container's null device, a directory by an empty read-only tmpfs."""
     null = -1
     try:
         for path in spec.linux.masked_paths:
             try:
-                target = open_in(root, path)
+                target = places.open(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # nothing there to hide: the specification's intent is met
             if stat.S_ISDIR(os.fstat(target).st_mode):
-                cover = native.detached_mount("tmpfs", {"source": "tmpfs", "ro": None}, native.MOUNT_ATTR_RDONLY)
+                cover = native.detached_mount("tmpfs", (("source", "tmpfs"), ("ro", None)), native.MOUNT_ATTR_RDONLY)
             else:
                 if null < 0:
-                    null = _open_null(root)
+                    null = _open_null(places)
                 cover = native.open_tree(null, "", native.OPEN_TREE_CLONE | native.AT_EMPTY_PATH)
             native.move_mount(cover, target)
             os.close(cover)
@@ -244,9 +251,9 @@ def mask_paths(root: int, spec: Spec) -> None:
             os.close(null)
 
 
-def _open_null(root: int) -> int:
+def _open_null(places: Places) -> int:
     """The container's /dev/null, and nothing that merely has its name: a link there would expose its target instead."""
-    fd = native.openat2(root, "dev/null", os.O_PATH | os.O_NOFOLLOW, 0, _INSIDE)
+    fd = places.open("/dev/null", os.O_PATH | os.O_NOFOLLOW)
     found = os.fstat(fd)
     if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(1, 3):
         os.close(fd)
@@ -254,12 +261,12 @@ def _open_null(root: int) -> int:
     return fd
 
 
-def readonly_paths(root: int, spec: Spec) -> None:
+def readonly_paths(places: Places, spec: Spec) -> None:
     """readonlyPaths: each is bound over itself, with what is mounted below it, and its top made read-only."""
     for path in spec.linux.readonly_paths:
         try:
             try:
-                target = open_in(root, path)
+                target = places.open(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             copy = native.open_tree(target, "", native.OPEN_TREE_CLONE | native.AT_EMPTY_PATH | native.AT_RECURSIVE)

@@ -13,6 +13,7 @@ import os
 
 from pysandbox.oci import process, userns
 from pysandbox.oci.errors import LaunchError, from_os_error
+from pysandbox.oci.places import Places
 from pysandbox.oci.spec import Personality
 from pysandbox.runtime import abi, launch_channel, launch_console, launch_exec, launch_proc, native
 
@@ -57,8 +58,9 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
         userns.become_root()
         userns.become_root_group()
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    proc = launch_proc.container_proc(root, own)
-    terminal = launch_console.open_terminal(root, wanted, channel, console=False) if wanted.terminal else None
+    places = Places(root)
+    proc = launch_proc.container_proc(places, own)
+    terminal = launch_console.open_terminal(places, wanted, channel, console=False) if wanted.terminal else None
     channel.send(launch_channel.ROOT, plan.path or wanted.args[0], (root,))
     os.close(root)
     inbox = _Inbox(channel)

@@ -14,6 +14,7 @@ import os
 
 from pysandbox.oci import devices, mounts, namespaces, process, rootfs
 from pysandbox.oci.errors import LaunchError, from_os_error
+from pysandbox.oci.places import Places
 from pysandbox.runtime import abi, launch_channel, launch_console, launch_exec, launch_proc, native
 
 TYPE_CHECKING = False
@@ -47,19 +48,20 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
 
     terminal: int | None = None
     if "mount" in plan.namespaces.new:
-        root = build_root(plan, inbox)
+        places = build_root(plan, inbox)
+        root = places.root
         proc = launch_proc.own_proc()
         if spec.process.terminal:
-            terminal = launch_console.open_terminal(root, spec.process, channel)
+            terminal = launch_console.open_terminal(places, spec.process, channel)
         channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
         process.set_sysctls(spec, proc)
         make_cwd(root, spec.process.cwd)
-        proc = launch_proc.container_proc(root, proc)
+        proc = launch_proc.container_proc(places, proc)
         if any(hooks for _, hooks in spec.hooks):
             _run_hooks(plan, channel, inbox, root)
-        mounts.finish_dev(root, spec)
-        rootfs.readonly_paths(root, spec)
-        rootfs.mask_paths(root, spec)
+        mounts.finish_dev(places)
+        rootfs.readonly_paths(places, spec)
+        rootfs.mask_paths(places, spec)
         launch_exec.seal_imports()
         if options.no_pivot:
             rootfs.move_root(root)
@@ -69,12 +71,13 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
     else:
         launch_exec.seal_imports()
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        places = Places(root)
         proc = launch_proc.own_proc()
         if spec.process.terminal:
-            terminal = launch_console.open_terminal(root, spec.process, channel)
+            terminal = launch_console.open_terminal(places, spec.process, channel)
         channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
         process.set_sysctls(spec, proc)
-        proc = launch_proc.container_proc(root, proc)
+        proc = launch_proc.container_proc(places, proc)
     roles = {**plan.roles, abi.FD_PROC: proc}
     if planner is not None:
         roles[abi.FD_PLANNER] = planner
@@ -178,8 +181,8 @@ class Inbox:
         return root, trees
 
 
-def build_root(plan: LaunchPlan, inbox: Inbox) -> int:
-    """The container's root with all its mounts and devices, not yet entered; O_PATH descriptor."""
+def build_root(plan: LaunchPlan, inbox: Inbox) -> Places:
+    """The container's root with all its mounts and devices, not yet entered."""
     spec, place = plan.spec, plan.rootfs
     if plan.options.overlay is not None:
         from pysandbox.runtime import launch_overlay
@@ -191,10 +194,10 @@ def build_root(plan: LaunchPlan, inbox: Inbox) -> int:
         root, sources = inbox.sources(mounts.count_binds(spec))
     else:
         root = rootfs.prepare_root(spec, place)
-    mounts.mount_all(root, spec, plan.bundle, plan.cgroup, inbox.joined, plan.namespaces.idmaps, sources)
+    places = mounts.mount_all(root, spec, plan.bundle, plan.cgroup, inbox.joined, plan.namespaces.idmaps, sources)
     if devices.needs_dev(spec):
-        devices.make_devices(root, spec)
-    return root
+        devices.make_devices(places, spec)
+    return places
 
 
 def make_cwd(root: int, cwd: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 
 from pysandbox.oci import rootfs
 from pysandbox.oci.errors import LaunchError, from_os_error
@@ -12,6 +13,7 @@ from pysandbox.runtime import launch_channel, native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pysandbox.oci.places import Places
     from pysandbox.oci.spec import Process
     from pysandbox.runtime.launch_channel import Channel
 
@@ -20,12 +22,13 @@ _TIOCGPTPEER = 0x5441
 _TIOCSCTTY = 0x540E
 _TIOCSWINSZ = 0x5414
 _TIOCGWINSZ = 0x5413
+_DEVPTS_SUPER_MAGIC = 0x1CD1
 
 
-def open_terminal(root: int, process: Process, channel: Channel, *, console: bool = True) -> int:
+def open_terminal(places: Places, process: Process, channel: Channel, *, console: bool = True) -> int:
     """Makes a terminal in the container's devpts, puts it at /dev/console if asked, and sends the master; the slave."""
     try:
-        master = rootfs.open_in(root, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+        master = _open_master(places)
     except OSError as error:
         raise from_os_error("allocate terminal: open /dev/pts/ptmx", error, LaunchError) from None
     try:
@@ -36,7 +39,7 @@ def open_terminal(root: int, process: Process, channel: Channel, *, console: boo
             set_size(slave, process.console_size.height, process.console_size.width)
         os.fchown(slave, process.user.uid, -1)
         if console:
-            target = rootfs.ensure_file(root, "/dev/console")
+            target = _console(places)
             tree = native.open_tree(slave, "", native.OPEN_TREE_CLONE | native.AT_EMPTY_PATH)
             native.move_mount(tree, target)
             os.close(tree)
@@ -46,6 +49,37 @@ def open_terminal(root: int, process: Process, channel: Channel, *, console: boo
     channel.send(launch_channel.TERMINAL, fds=(master,))
     os.close(master)
     return slave
+
+
+def _open_master(places: Places) -> int:
+    """A new terminal's master. In a devpts the name can only be what it says; elsewhere it could be any device, and
+    opening one can do things.
+    """
+    directory = places.open("/dev/pts", os.O_PATH | os.O_DIRECTORY)
+    try:
+        if native.statfs_type(directory) != _DEVPTS_SUPER_MAGIC:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        resolve = native.RESOLVE_BENEATH | native.RESOLVE_NO_XDEV | native.RESOLVE_NO_SYMLINKS
+        return native.openat2(directory, "ptmx", os.O_RDWR | os.O_NOCTTY, 0, resolve)
+    finally:
+        os.close(directory)
+
+
+def _console(places: Places) -> int:
+    """/dev/console in the container, made when missing. No link: it would have the terminal mounted over something else."""
+    directory = rootfs.ensure_dir(*places.find("/dev"))
+    try:
+        try:
+            os.close(os.open("console", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=directory))
+        except FileExistsError:
+            pass
+        fd = os.open("console", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    finally:
+        os.close(directory)
+    if stat.S_ISLNK(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise LaunchError("allocate terminal: /dev/console in the container is a symbolic link")
+    return fd
 
 
 def take_terminal(slave: int) -> None:

@@ -89,12 +89,12 @@ def _mount_layer(scratch: str, number: int, lower: str, target: str) -> None:
     # Key by key: a path may hold the commas and colons that separate options in mount(2)'s string.
     tree = native.detached_mount(
         "overlay",
-        {
-            "source": "overlay",
-            "lowerdir": lower.replace("\\", "\\\\").replace(":", "\\:"),
-            "upperdir": upper,
-            "workdir": work,
-        },
+        (
+            ("source", "overlay"),
+            ("lowerdir", lower.replace("\\", "\\\\").replace(":", "\\:")),
+            ("upperdir", upper),
+            ("workdir", work),
+        ),
         native.MOUNT_ATTR_NOSUID | native.MOUNT_ATTR_NODEV,
     )
     _attach(tree, target)

@@ -7,23 +7,27 @@ import os
 from pysandbox.oci.errors import LaunchError, from_os_error
 from pysandbox.runtime import native
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pysandbox.oci.places import Places
+
 
 def own_proc() -> int:
     """A procfs of the container's pid namespace, mounted nowhere: the monitor needs one even where the container
     has none.
     """
     try:
-        return native.detached_mount("proc", {}, native.MOUNT_ATTR_NOSUID | native.MOUNT_ATTR_NODEV | native.MOUNT_ATTR_NOEXEC)
+        return native.detached_mount("proc", (), native.MOUNT_ATTR_NOSUID | native.MOUNT_ATTR_NODEV | native.MOUNT_ATTR_NOEXEC)
     except OSError as error:
         raise from_os_error("mount the monitor's procfs", error, LaunchError) from None
 
 
-def container_proc(root: int, own: int) -> int:
+def container_proc(places: Places, own: int) -> int:
     """The container's /proc as the monitor should use it: the same file system the program opens, so that what the
     program opened can be recognised, but without what is mounted on top of it. `own` where the container has none.
     """
     try:
-        place = os.open("proc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+        place = places.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return own
     try:

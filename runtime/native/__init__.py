@@ -11,6 +11,10 @@ import os
 from pysandbox.runtime.native._host import ffi as _ffi
 from pysandbox.runtime.native._host import lib as _lib
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 # mount(2)
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -152,15 +156,16 @@ def move_mount(from_fd: int, to_fd: int) -> None:
     _check(_lib.psb_move_mount(from_fd, b"", to_fd, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH))
 
 
-def detached_mount(fstype: str, options: dict[str, str | None], attributes: int) -> int:
-    """A new file system that is mounted nowhere; returns its root (O_PATH). `attributes` are MOUNT_ATTR_*."""
+def detached_mount(fstype: str, options: Iterable[tuple[str, str | None]], attributes: int) -> int:
+    """A new file system that is mounted nowhere; returns its root (O_PATH). `options`: in order, each with its value or
+    None; a value may have 255 bytes (fsconfig(2)). `attributes` are MOUNT_ATTR_*."""
     context = _check(_lib.psb_fsopen(fstype.encode(), FSOPEN_CLOEXEC), fstype)
     try:
-        for key, value in options.items():
+        for key, value in options:
             if value is None:
-                _check(_lib.psb_fsconfig(context, FSCONFIG_SET_FLAG, key.encode(), _NULL, 0), key)
+                _check(_lib.psb_fsconfig(context, FSCONFIG_SET_FLAG, os.fsencode(key), _NULL, 0), key)
             else:
-                _check(_lib.psb_fsconfig(context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0), key)
+                _check(_lib.psb_fsconfig(context, FSCONFIG_SET_STRING, os.fsencode(key), os.fsencode(value), 0), key)
         _check(_lib.psb_fsconfig(context, FSCONFIG_CMD_CREATE, _NULL, _NULL, 0), fstype)
         return _check(_lib.psb_fsmount(context, FSMOUNT_CLOEXEC, attributes), fstype)
     finally:
