@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,10 +151,10 @@ def _give_to(tree: Path, owner: int) -> None:
             os.chown(Path(place) / entry, owner, owner, follow_symlinks=False)
 
 
-def run(runtime: str, bundle: Path, timeout: float = 60, **environment: str) -> Seen:
-    command = [runtime, "--root", str(bundle / f"state-{Path(runtime).name}"), "run", "-b", str(bundle), bundle.name]
+def run(runtime: str, bundle: Path, timeout: float = 60, command: Sequence[str] = ("run",), **environment: str) -> Seen:
     done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=timeout, check=False,
+        [runtime, "--root", str(bundle / f"state-{Path(runtime).name}"), *command, "-b", str(bundle), bundle.name],
+        capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=timeout, check=False,
         env={**os.environ, **environment},
     )  # fmt: skip
     return Seen(done.returncode, done.stdout, done.stderr)
