@@ -46,13 +46,20 @@ class Channel:
         ancillary = []
         if fds:
             ancillary.append((SOL_SOCKET, SCM_RIGHTS, b"".join(fd.to_bytes(4, "little") for fd in fds)))
-        self._sock.sendmsg([payload], ancillary, 0x4000)  # MSG_NOSIGNAL
+        try:
+            self._sock.sendmsg([payload], ancillary, 0x4000)  # MSG_NOSIGNAL
+        except ConnectionResetError:
+            raise BrokenPipeError from None  # the same, said when a message of ours was left unread
 
     def receive(self) -> tuple[str, str, list[int]] | None:
         """(kind, text, descriptors), or None at the end. Waits."""
-        try:
-            payload, ancillary, _, _ = self._sock.recvmsg(_MAX_TEXT, CMSG_LEN(4 * MAX_FDS), 0x40000000)  # MSG_CMSG_CLOEXEC
-        except ConnectionResetError:
+        for _ in range(2):
+            try:
+                payload, ancillary, _, _ = self._sock.recvmsg(_MAX_TEXT, CMSG_LEN(4 * MAX_FDS), 0x40000000)  # MSG_CMSG_CLOEXEC
+                break
+            except ConnectionResetError:
+                continue  # said once when the other end left a message of ours unread; what it sent itself is still there
+        else:
             return None
         if not payload:
             return None
