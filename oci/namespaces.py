@@ -31,16 +31,20 @@ KINDS = {
 }
 _FOR_CHILDREN = ("pid", "time")
 _NS_GET_NSTYPE = 0xB703
+_CAP_SYS_ADMIN = 21
 
 
 class Namespaces(Struct):
     """What to do. `new`: types to make; `join`: type -> descriptor of the namespace to enter. A new user namespace is
     made beforehand, so it is one to join. `idmaps`: index of an id-mapped mount -> user namespace with its mapping.
+    `foreign_files`: the caller has rights over the host's files that the container's root has not. An ordinary user has
+    none, and cannot enter the container's mount namespace from outside either.
     """
 
     new: frozenset[str]
     join: dict[str, int]
     idmaps: dict[int, int]
+    foreign_files: bool
 
     def private(self, kind: str) -> bool:
         """True when the container does not live in the launcher's own namespace of this type."""
@@ -85,7 +89,12 @@ def open_namespaces(spec: Spec) -> Namespaces:
             os.close(fd)  # setns(2) refuses the caller's own, and nothing is asked for
             continue
         join[ns.type] = fd
-    return Namespaces(new=frozenset(new), join=join, idmaps=_idmaps(spec, join.get("user")))
+    return Namespaces(
+        new=frozenset(new),
+        join=join,
+        idmaps=_idmaps(spec, join.get("user")),
+        foreign_files="user" in join and bool(native.capget()[0] >> _CAP_SYS_ADMIN & 1),
+    )
 
 
 def _idmaps(spec: Spec, container: int | None) -> dict[int, int]:

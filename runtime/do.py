@@ -44,7 +44,7 @@ def run(request: Request, root: str, warn: Callable[[str], None]) -> int:
     from pysandbox.runtime.launch_plan import Options, Overlay
 
     if os.geteuid() != 0:
-        raise UnsupportedError("`do` needs root: user namespaces are not supported yet")
+        raise UnsupportedError("`do` needs root")
     writable = tuple(_directory(path) for path in request.writable)
     scratch = os.path.join(root, "@do")
     try:

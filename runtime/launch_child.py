@@ -190,7 +190,7 @@ def build_root(plan: LaunchPlan, inbox: Inbox) -> Places:
         launch_overlay.mount_overlay(plan.options.overlay)
         place = launch_overlay.root_of(plan.options.overlay)
     sources: list[int] | None = None
-    if plan.namespaces.user:
+    if plan.namespaces.foreign_files:
         root, sources = inbox.sources(mounts.count_binds(spec))
     else:
         root = rootfs.prepare_root(spec, place)

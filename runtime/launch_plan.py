@@ -10,7 +10,7 @@ import os
 from pysandbox.oci import cgroups, devices, mounts, namespaces, process
 from pysandbox.oci._struct import Struct
 from pysandbox.oci.errors import BundleError, ConfigError, LaunchError, UnsupportedError, host_reason
-from pysandbox.runtime import abi, activation, launch_vault
+from pysandbox.runtime import abi, activation, launch_vault, native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _DISPATCH = {"auto": abi.DISPATCH_AUTO, "ring": abi.DISPATCH_RING, "exit": abi.DISPATCH_EXIT}
 _PIN = {"off": abi.PIN_OFF, "log": abi.PIN_LOG, "enforce": abi.PIN_ENFORCE}
 _TRACE = {"ring": abi.TRACE_RING, "full": abi.TRACE_FULL, "off": abi.TRACE_OFF}
+_CAP_SYS_ADMIN = 21
 _KVM_API_VERSION = 12
 _KVM_GET_API_VERSION = 0xAE00
 
@@ -132,6 +133,10 @@ def check(spec: Spec, options: Options) -> None:
         raise LaunchError("cannot use console socket if pysandbox will not detach or allocate tty")
     if spec.linux.namespace("mount") is None:
         raise UnsupportedError("a container without a mount namespace is not supported (config.json: /linux/namespaces)")
+    if spec.linux.namespace("user") is None and not native.capget()[0] >> _CAP_SYS_ADMIN & 1:
+        raise LaunchError(
+            "without root a container needs a user namespace (config.json: /linux/namespaces): see `pysandbox spec --rootless`"
+        )
     if spec.linux.net_devices:
         raise UnsupportedError("linux.netDevices is not supported")
     process.check_supported(spec)
