@@ -348,9 +348,10 @@ class Container:
         init = ProcessId.of(pid)
         self.update(init=init, made=(*self.state.made, Made(kind="process", pid=init.pid, start=init.start)))
 
-    def commit(self, phase: str = "created") -> None:
-        """Making is over: `created` (or `started`, for `run`). From here on the creator's death means nothing."""
-        self.update(phase=phase, owner=None)
+    def commit(self, phase: str = "created", *made: Made) -> None:
+        """Making is over: `created` (or `started`, for `run`). From here on the creator's death means nothing. `made`:
+        what was made last, and goes by itself if this is not reached."""
+        self.update(phase=phase, owner=None, made=self.state.made + made)
         self._store._settled(self.id)
 
     def destroy(self) -> None:

@@ -28,6 +28,7 @@ from pysandbox.runtime import (
     launch_wait,
     native,
 )
+from pysandbox.runtime import planner as planners
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -221,7 +222,9 @@ def _start(
     plan: EntryPlan, state: State, warn: Callable[[str], None], signals: launch_wait.Signals | None
 ) -> launch_wait.Running:
     options = plan.options
-    planner = launch_follow.planner_pair() if signals else None
+    # As for a container: who waits serves requests for plans; who leaves, leaves a process for that.
+    pair = launch_follow.planner_pair if signals else planners.socket_pair if options.detach else None
+    planner = pair() if pair else None
     ours, theirs = launch_channel.channel_pair()
     launch_early.finish()
     # Before the fork: the container's processes see the new one at once, and must not reach this program through it.
@@ -252,6 +255,8 @@ def _start(
         launch_follow.follow(ours, running, plan.process, joiner, warn, console_socket=options.console_socket)
         if options.pid_file:
             launch_follow.write_pid_file(options.pid_file, pid)
+        if options.detach and planner and running.plans:
+            planners.spawn(planner[0], running.plans.writer_fd)
     except BaseException:
         running.abort()
         raise

@@ -21,6 +21,7 @@ from pysandbox.runtime import (
     launch_state,
     launch_wait,
 )
+from pysandbox.runtime import planner as planners
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from pysandbox.oci.bundle import Bundle
-    from pysandbox.oci.state import Container, State, Store
+    from pysandbox.oci.state import Container, Made, State, Store
     from pysandbox.runtime.launch_channel import Channel
     from pysandbox.runtime.launch_plan import LaunchPlan, Options
+    from pysandbox.runtime.rewriter.plans import PlanSet
 
 
 def run(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> int:
@@ -129,7 +131,8 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
 
     # From here on signals wait: they are passed to the container once it exists.
     signals = None if options.detach else launch_wait.Signals()
-    planner = None if options.detach else launch_follow.planner_pair()
+    # The launcher serves requests for plans itself while it waits; a detached container gets a process for that.
+    planner = planners.socket_pair() if options.detach else launch_follow.planner_pair()
     start_socket = launch_release.listener(container.directory) if options.wait else None
     ours, theirs = launch_channel.channel_pair()
     launch_early.finish()
@@ -137,23 +140,21 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
 
         def become() -> NoReturn:
             ours.close()
-            if planner:
-                os.close(planner[0])
+            os.close(planner[0])
             from pysandbox.runtime.launch_child import container_process
 
-            container_process(plan, theirs, planner[1] if planner else None, start_socket.fileno() if start_socket else None)
+            container_process(plan, theirs, planner[1], start_socket.fileno() if start_socket else None)
 
         pid = _fork(plan, theirs, become)
     except OSError as error:
         raise from_os_error("fork", error, LaunchError) from None
     theirs.close()
-    if planner:
-        os.close(planner[1])
+    os.close(planner[1])
     if start_socket:
         start_socket.close()
     # No pid namespace whose end would take the rest along: then the launcher does.
     shared = not plan.namespaces.private("pid")
-    running = launch_wait.Running(pid, signals, planner[0] if planner else None, groups if shared else ())
+    running = launch_wait.Running(pid, signals, planner[0], groups if shared else ())
     try:
         container.set_init(pid)
         joiner = launch_follow.Joiner(lambda: cgroups.join(plan.cgroup, pid, plan.spec.linux.resources), pid, ours)
@@ -168,7 +169,8 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
             launch_follow.write_pid_file(options.pid_file, pid)
         if not options.detach:
             launch_state.enter_foreground(container)
-        container.commit("created" if options.wait else "started")
+        helpers = () if not options.detach or running.plans is None else (_spawn_planner(running.plans, planner[0]),)
+        container.commit("created" if options.wait else "started", *helpers)
     except BaseException:
         running.abort()
         raise
@@ -196,6 +198,13 @@ def _handlers(plan: LaunchPlan, pid: int, channel: Channel) -> dict[str, Callabl
     from pysandbox.runtime.launch_userns import serve_sources
 
     return {launch_channel.MOUNTS: lambda _text, _fds: serve_sources(plan, pid, channel)}
+
+
+def _spawn_planner(plans: PlanSet, sock: int) -> Made:
+    from pysandbox.oci.state import Made, ProcessId
+
+    process = ProcessId.of(planners.spawn(sock, plans.writer_fd))
+    return Made(kind="process", pid=process.pid, start=process.start)
 
 
 def _fork(plan: LaunchPlan, channel: Channel, become: Callable[[], NoReturn]) -> int:

@@ -55,18 +55,30 @@ class LiveIndex:
         self.map.close()
 
 
-def serve(sock: socket, index_fd: int, store: Store | None = None, *, log: Callable[[str], None] | None = None) -> None:
+def serve(
+    sock: socket,
+    index_fd: int,
+    store: Store | None = None,
+    *,
+    idle: float | None = None,
+    log: Callable[[str], None] | None = None,
+) -> bool:
     """Answers requests until the peer closes. `index_fd`: `PlanSet.writer_fd`. `log` gets a line per file not planned.
 
-    Returns when the socket reports end of file (SOCK_SEQPACKET, SOCK_STREAM), an empty datagram, or a closed peer.
+    Returns False when the socket reports end of file (SOCK_SEQPACKET, SOCK_STREAM), an empty datagram, or a closed peer;
+    True after `idle` seconds without a request.
     """
     from .confine import Workshop
 
     planner = _Planner(LiveIndex(index_fd), store or Store(), log)
+    sock.settimeout(idle)
     try:
         with Workshop() as workshop:
             while planner.one(sock, workshop):
                 pass
+        return False
+    except TimeoutError:
+        return True
     finally:
         planner.index.close()
 

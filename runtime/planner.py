@@ -1,0 +1,78 @@
+"""The planner of a container that has no launcher waiting for it: a process of its own.
+
+It begins as psb-waiter, a program of some kilobytes that blocks, and becomes `main` when the first request comes (a
+container that maps nothing new never pays for Python, lief and capstone). After `IDLE` seconds without a request it
+becomes a waiter again. It ends with the container's last monitor, whose socket it waits on, or is killed by `delete`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pysandbox.oci.errors import LaunchError, from_os_error
+
+IDLE = 20.0
+"""Seconds."""
+SOCKET, INDEX = 3, 4
+_NICENESS = 10
+_KEPT_VARIABLES = ("PSB_PLAN_DIR", "HOME", "XDG_CACHE_HOME")  # where the plan store is
+
+
+def socket_pair() -> tuple[int, int]:
+    """(planner's end, monitors' end): its end of file is the end of the last monitor."""
+    from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socketpair
+
+    one, other = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    return one.detach(), other.detach()
+
+
+def spawn(sock: int, index: int) -> int:
+    """Starts the waiter, outside of everything of the container; its pid. `sock`: planner's end, `index`:
+    `PlanSet.writer_fd`."""
+    import fcntl
+
+    env = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    # None of them may stand where another has to go.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (sock, index)]
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    places = [(null, 0), (null, 1), (null, 2), (high[0], SOCKET), (high[1], INDEX)]
+    try:
+        return os.posix_spawn(
+            _waiter(),
+            [_waiter(), *_command()],
+            env,
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in places],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=[signo for signo in range(1, 65) if signo not in (9, 19, 32, 33)],
+        )
+    except OSError as error:
+        raise from_os_error(f"start {_waiter()}", error, LaunchError) from None
+    finally:
+        for fd in (*high, null):
+            os.close(fd)
+
+
+def _waiter() -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "psb-waiter")
+
+
+def _command() -> list[str]:
+    site = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    code = "import sys; sys.path.append(sys.argv[1]); from pysandbox.runtime.planner import main; main()"
+    return [sys.executable, "-IS", "-c", code, site]
+
+
+def main() -> None:
+    """Serves until the end, or until there is nothing to do: then the process is a waiter again."""
+    from socket import socket
+
+    from pysandbox.runtime.rewriter import planner
+
+    os.nice(_NICENESS)
+    sock = socket(fileno=SOCKET)
+    more = planner.serve(sock, INDEX, idle=IDLE)
+    sock.detach()
+    if more:
+        os.execv(_waiter(), [_waiter(), *_command()])

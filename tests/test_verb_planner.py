@@ -1,0 +1,164 @@
+"""The planner of a detached container: small while it waits, outside of everything, there when needed, gone with the
+container.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from verb_lab import Config, Runtime, both, missing, reap, subreaper, wait_for
+
+pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
+
+COUNT = slice(16, 24)  # of struct psb_plan_index
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[Runtime]:
+    subreaper(True)
+    one = both(tmp_path, busybox_rootfs, pysandbox_command)[0]
+    yield one
+    one.clean()
+    subreaper(False)
+
+
+def planner_of(runtime: Runtime) -> int:
+    state = json.loads((runtime.root / runtime.id / "state.json").read_text())
+    others = [pid for kind, pid, *_ in state["made"] if kind == "process" and pid != runtime.pid]
+    assert len(others) == 1
+    return int(others[0])
+
+
+def gone(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def test_waits_outside_of_everything(runtime: Runtime) -> None:
+    runtime.configure(["sleep", "1000"])
+    assert runtime.create() == 0
+    pid = planner_of(runtime)
+    assert Path(f"/proc/{pid}/comm").read_text() == "psb-planner\n"
+    links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in sorted(os.listdir(f"/proc/{pid}/fd"), key=int)]
+    assert links[:3] == ["/dev/null"] * 3
+    assert [re.sub(r"\d+", "N", link) for link in links[3:]] == ["socket:[N]", "/memfd:psb-plans (deleted)"]
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    for kind in ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user"):
+        assert os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
+    assert Path(f"/proc/{pid}/cgroup").read_text() == Path("/proc/self/cgroup").read_text()
+    size = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+    assert size is not None
+    assert int(size[1]) < 100
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert f"PPid:\t{os.getpid()}\n" in status
+    assert f"NSsid:\t{pid}\n" in status
+    for name in ("SigIgn", "SigBlk"):
+        value = re.search(rf"^{name}:\t(\w+)", status, re.M)
+        assert value is not None
+        assert int(value[1], 16) & ~(3 << 31) == 0, name  # 32 and 33 belong to the C library, which leaves them alone
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_killed_by_delete(runtime: Runtime, started: bool) -> None:
+    runtime.configure(["sleep", "1000"])
+    assert runtime.create() == 0
+    if started:
+        assert runtime.call("start", runtime.id).returncode == 0
+    pid = planner_of(runtime)
+    os.kill(pid, signal.SIGSTOP)  # so that it cannot go by itself
+    assert runtime.call("delete", "--force", runtime.id).returncode == 0
+    assert reap(pid) == -signal.SIGKILL
+
+
+def test_ends_with_the_last_monitor(runtime: Runtime) -> None:
+    """Not before: other processes of the container may outlive its first one where the pid namespace is the host's."""
+
+    def change(config: Config) -> None:
+        config["linux"]["namespaces"] = [ns for ns in config["linux"]["namespaces"] if ns["type"] != "pid"]
+
+    runtime.configure("sleep 1000 & exec sleep 1000", change)
+    assert runtime.create() == 0
+    assert runtime.call("start", runtime.id).returncode == 0
+    pid = planner_of(runtime)
+    procs = Path(f"/sys/fs/cgroup/pids/{runtime.id}/cgroup.procs")
+    wait_for(lambda: len(procs.read_text().split()) == 2, "both processes")
+    other = next(int(p) for p in procs.read_text().split() if int(p) != runtime.pid)
+    os.kill(runtime.pid, signal.SIGKILL)
+    assert reap(runtime.pid) == -signal.SIGKILL
+    assert not gone(pid)
+    os.kill(other, signal.SIGKILL)
+    assert reap(other) == -signal.SIGKILL
+    assert reap(pid) == 0
+
+
+def test_plans_what_is_mapped_later(runtime: Runtime) -> None:
+    """A program that nobody knew: the first time it is served at the raw door, then it is planned."""
+    tmpfs = {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}
+
+    def change(config: Config) -> None:
+        config["mounts"].append(tmpfs)
+
+    wait = "while [ ! -e /tmp/go ]; do sleep 0.05; done"
+    new = "/tmp/busybox"  # other content, so that no plan of another copy fits
+    runtime.configure(f"cp /bin/busybox {new}; echo x >>{new}; {new} id; {wait}; {new} id; sleep 1000", change)
+    assert runtime.create() == 0
+    pid = planner_of(runtime)
+
+    def count() -> int:
+        with open(f"/proc/{pid}/fd/4", "rb") as index:
+            return int.from_bytes(index.read(32)[COUNT], "little")
+
+    before = count()
+    assert runtime.call("start", runtime.id).returncode == 0
+    wait_for(lambda: count() > before, "a plan")
+    assert b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+    assert runtime.call("exec", runtime.id, "touch", "/tmp/go").returncode == 0
+    wait_for(lambda: runtime.out.count("uid=0") == 2, "the second time")
+    shown = subprocess.run(
+        runtime.argv("trace", "show", runtime.id, "--json"), env=runtime.env, capture_output=True, text=True, check=True
+    )
+    records = [json.loads(line) for line in shown.stdout.splitlines()]
+    doors: dict[int, set[str]] = {r["pid"]: set() for r in records if r["kind"] == "exec" and r["decoded"]["path"] == new}
+    for pid in doors:
+        own = [r for r in records if r["pid"] == pid]
+        begin = next(n for n, r in enumerate(own) if r["kind"] == "exec" and r["decoded"]["path"] == new)
+        doors[pid] = {r["door"] for r in own[begin:] if r["kind"] == "call"}
+    first, second = (doors[process] for process in sorted(doors))
+    assert first == {"raw"}
+    assert second <= {"jump", "trap"}
+
+
+def test_exec_has_its_own(runtime: Runtime) -> None:
+    """`exec --detach` leaves one for its processes, which ends with them."""
+    runtime.configure(["sleep", "1000"])
+    assert runtime.create() == 0
+    assert runtime.call("start", runtime.id).returncode == 0
+    before = planners()
+    null = subprocess.DEVNULL
+    pid_file = runtime.bundle / "exec.pid"
+    done = runtime.call("exec", "--detach", "--pid-file", str(pid_file), runtime.id, "sleep", "1000", stdout=null, stderr=null)
+    assert done.returncode == 0
+    (added,) = planners() - before
+    process = int(pid_file.read_text())
+    os.kill(process, signal.SIGKILL)
+    assert reap(process) == -signal.SIGKILL
+    assert reap(added) == 0
+    assert not gone(planner_of(runtime))
+
+
+def planners() -> set[int]:
+    """Children of ours that wait for something to plan."""
+    found = set()
+    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        if Path(f"/proc/{pid}/comm").read_text() == "psb-planner\n":
+            found.add(int(pid))
+    return found
