@@ -448,9 +448,6 @@ def processes(cgroup_paths: list[str]) -> list[int]:
     """Host pids in the groups, those below included."""
     found: set[int] = set()
     for path in cgroup_paths:
-        for directory, _, _ in os.walk(path):
-            try:
-                found.update(int(pid) for pid in files.read(directory, "cgroup.procs").split())
-            except OSError:
-                continue  # removed meanwhile
+        for group in files.each_group(path):
+            found.update(files.members(group))
     return sorted(found)

@@ -11,7 +11,12 @@ import os
 
 from pysandbox.oci.errors import ResourceError, from_os_error, host_reason
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -60,6 +65,77 @@ def write(directory: str, name: str, value: str) -> None:
 
 def exists(directory: str, name: str) -> bool:
     return os.access(f"{directory}/{name}", os.F_OK)
+
+
+def each_group(path: str, *, remove: bool = False) -> Generator[int, None, None]:
+    """A descriptor of every group from `path` down, groups below first; it is closed when the next one is asked for.
+    Groups that vanish meanwhile are left out. `remove`: what is below `path` is removed after it was looked at.
+
+    What is below was made by the container. It may be nested deeper than a path can say or a recursion can go, so this
+    steps from one directory into the next, with two of them open at a time.
+    """
+    try:
+        fd = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        return
+    # For each level the names that are still to be visited, and the one that is being visited now.
+    waiting: list[list[str]] = [_groups_in(fd)]
+    inside: list[str] = []
+    try:
+        while True:
+            if waiting[-1]:
+                name = waiting[-1].pop()
+                try:
+                    below = os.open(name, _DIRECTORY, dir_fd=fd)
+                except OSError:
+                    continue
+                os.close(fd)
+                fd = below
+                inside.append(name)
+                waiting.append(_groups_in(fd))
+                continue
+            yield fd
+            waiting.pop()
+            if not inside:
+                return
+            above = os.open("..", _DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = above
+            name = inside.pop()
+            if remove:
+                try:
+                    os.rmdir(name, dir_fd=fd)
+                except OSError:
+                    continue  # somebody is in it: whoever removes the top learns that
+    finally:
+        os.close(fd)
+
+
+def _groups_in(fd: int) -> list[str]:
+    try:
+        with os.scandir(fd) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def members(group: int) -> list[int]:
+    """Host pids of the processes in a group (a descriptor). 0 stands for one outside this pid namespace."""
+    for name in ("cgroup.procs", "cgroup.threads"):  # a threaded group only knows its threads
+        try:
+            fd = os.open(name, _READ, dir_fd=group)
+        except OSError:
+            continue
+        try:
+            data = b""
+            while chunk := os.read(fd, 65536):
+                data += chunk
+            return [int(word) for word in data.split()]
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+    return []
 
 
 class Setter:

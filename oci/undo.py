@@ -11,6 +11,7 @@ import errno
 import os
 import time
 
+from pysandbox.oci import cgroups_files
 from pysandbox.oci.errors import StateError, host_reason
 
 TYPE_CHECKING = False
@@ -96,19 +97,30 @@ def _cgroup(made: Made) -> None:
 
 
 def _remove_cgroup(path: str) -> bool:
-    # Leaves first: a child cannot be moved or made by processes that are dead already.
-    clean = True
-    for below, _, _ in os.walk(path, topdown=False):
-        _kill_members(below)
-        thaw(below)
-        try:
-            os.rmdir(below)
-        except OSError as e:
-            if e.errno != errno.ENOENT:
-                clean = False
-                if e.errno != errno.EBUSY and e.errno != errno.ENOTEMPTY:
-                    raise
-    return clean
+    try:
+        os.rmdir(path)
+        return True  # the usual case: everything has ended
+    except FileNotFoundError:
+        return True
+    except OSError as e:
+        if e.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
+    try:
+        # Version 2, Linux 5.14: everything below at once, whatever it does meanwhile.
+        cgroups_files.write(path, "cgroup.kill", "1")
+    except OSError:
+        pass  # one by one, then
+    # Groups below first: a child cannot be moved or made by processes that are dead already.
+    for group in cgroups_files.each_group(path, remove=True):
+        _kill_members(group)
+        _thaw_group(group)
+    try:
+        os.rmdir(path)
+    except OSError as e:
+        if e.errno in (errno.EBUSY, errno.ENOTEMPTY):
+            return False
+        raise
+    return True
 
 
 def _cgroup_above(made: Made) -> None:
@@ -131,15 +143,8 @@ def _unit(made: Made) -> None:
         raise StateError(e.message, errno=e.errno) from None
 
 
-def _kill_members(path: str) -> None:
-    try:
-        with open(os.path.join(path, "cgroup.procs"), "rb") as f:
-            pids = [int(word) for word in f.read().split()]
-    except OSError as e:
-        if e.errno in (*_GONE, errno.ENODEV):  # ENODEV: the cgroup was removed while its file was open
-            return
-        raise
-    for pid in pids:
+def _kill_members(group: int) -> None:
+    for pid in cgroups_files.members(group):
         # 0 stands for processes outside this pid namespace; the runtime itself never enters a container's cgroup.
         if pid > 1 and pid != os.getpid():
             try:
@@ -151,15 +156,26 @@ def _kill_members(path: str) -> None:
 def _thaw_below(path: str) -> None:
     """Thaws a group and those that the container made in it, where this is the hierarchy of the freezer."""
     if os.path.exists(f"{path}/freezer.state") or os.path.exists(f"{path}/cgroup.freeze"):
-        for below, _, _ in os.walk(path):
-            thaw(below)
+        for group in cgroups_files.each_group(path):
+            _thaw_group(group)
 
 
 def thaw(path: str) -> None:
     """Lets the processes of one group go on: a frozen one does not die of SIGKILL under cgroup v1."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return  # gone
+    try:
+        _thaw_group(fd)
+    finally:
+        os.close(fd)
+
+
+def _thaw_group(group: int) -> None:
     for name, word in (("freezer.state", b"THAWED"), ("cgroup.freeze", b"0")):
         try:
-            fd = os.open(os.path.join(path, name), os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=group)
         except OSError:  # this hierarchy has no such file
             continue
         try:

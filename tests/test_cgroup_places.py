@@ -5,10 +5,12 @@ in a directory that plays the hierarchy.
 from __future__ import annotations
 
 import os
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from pysandbox.oci import cgroups, cgroups_v2
+from pysandbox.oci import cgroups, cgroups_v2, undo
 from pysandbox.oci import cgroups_files as files
 from pysandbox.oci.cgroups import Cgroup, Layout
 from pysandbox.oci.errors import ConfigError, Error, ResourceError, UnsupportedError
@@ -244,6 +246,67 @@ def test_footprint(tmp_path: Path) -> None:
         ("cgroup-above", f"{top}/x"), ("cgroup-above", f"{top}/x/y"), ("cgroup", f"{top}/x/y/z"), ("cgroup", f"{top}/x/w"),
         ("cgroup", str(free)),
     ]  # fmt: skip
+
+
+def test_groups_below_are_visited_first(tmp_path: Path) -> None:
+    for name in ("a/b/c", "a/d", "e"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "a" / "file").touch()
+    (tmp_path / "link").symlink_to("/")
+    seen = [os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), tmp_path) for fd in files.each_group(str(tmp_path))]
+    assert sorted(seen) == [".", "a", "a/b", "a/b/c", "a/d", "e"]
+    assert seen[-1] == "."
+    assert seen.index("a/b/c") < seen.index("a/b") < seen.index("a")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in files.each_group(str(tmp_path)):
+        break  # given up half-way, nothing stays open
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert list(files.each_group(str(tmp_path / "gone"))) == []
+
+
+def nest(top: str, levels: int) -> None:
+    """Deeper than a path can be long."""
+    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(levels):
+        os.mkdir("x" * 10, dir_fd=fd)
+        below = os.open("x" * 10, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+
+
+def test_groups_deeper_than_a_path_can_say(tmp_path: Path) -> None:
+    nest(str(tmp_path), 1500)
+    assert sum(1 for _ in files.each_group(str(tmp_path))) == 1501
+    assert sum(1 for _ in files.each_group(str(tmp_path), remove=True)) == 1501
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.root
+def test_real_groups_that_deep_are_removed() -> None:
+    """With a process at the bottom, which is killed."""
+    host = cgroups.host_layout()
+    top = host.mounts.get("pids") or host.mounts.get("") or next(iter(host.mounts.values()))
+    place = f"{top}/psb-deep-{os.getpid()}"
+    os.mkdir(place)
+    nest(place, 450)
+    sleeper = subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    reaper = threading.Thread(target=sleeper.wait)
+    try:
+        visit = files.each_group(place)
+        fd = os.open("cgroup.procs", os.O_WRONLY, dir_fd=next(visit))
+        os.write(fd, str(sleeper.pid).encode())
+        os.close(fd)
+        visit.close()
+        assert cgroups.processes([place]) == [sleeper.pid]
+        reaper.start()
+        undo.undo(Made(kind="cgroup", path=place))
+        reaper.join(60)
+        assert sleeper.returncode == -9
+        assert not os.path.exists(place)
+    finally:
+        sleeper.kill()
+        undo.undo(Made(kind="cgroup", path=place))
 
 
 # --- limits of version 2 ----------------------------------------------------------------------------------------------
