@@ -94,6 +94,7 @@ _PROC_ALLOWED = frozenset(
     )
 )  # fmt: skip
 _AT_FDCWD = -100
+_UNLABELLED = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")  # SELinux labels what is in these by rules of its own
 _MAX_VALUE = 255  # fsconfig(2)
 # mount(2)'s flags that belong to the file system, by fsconfig(2)'s names, and those that belong to the mount.
 _SUPERBLOCK = (
@@ -187,10 +188,13 @@ def mount_all(
     """
     places = Places(root)
     opened = iter(sources) if sources is not None else None
+    label = spec.linux.mount_label
     for number, mount in enumerate(spec.mounts):
         options = parse_options(mount.options)
         if mount.type in ("cgroup", "cgroup2"):
             joined()
+        elif label and mount.type not in _UNLABELLED and not is_bind(mount, options):
+            options = options.replace(data=(*options.data, f"context={label}"))
         try:
             if is_bind(mount, options):
                 tree = next(opened) if opened is not None else open_source(mount, options, bundle, idmaps.get(number))

@@ -12,6 +12,7 @@ import stat
 
 from pysandbox.oci._struct import Struct
 from pysandbox.oci.errors import ConfigError, ResourceError, from_os_error
+from pysandbox.oci.validate import sysctl_namespace
 from pysandbox.runtime import native
 
 TYPE_CHECKING = False
@@ -85,8 +86,8 @@ def open_namespaces(spec: Spec) -> Namespaces:
         if found != flag:
             os.close(fd)
             raise ConfigError(f"{ns.path} is not a namespace of type {ns.type}", pointer=f"/linux/namespaces/{number}/path")
-        if ns.type == "user" and os.path.samestat(os.fstat(fd), os.stat("/proc/self/ns/user")):
-            os.close(fd)  # setns(2) refuses the caller's own, and nothing is asked for
+        if os.path.samestat(os.fstat(fd), os.stat(f"/proc/self/ns/{KINDS[ns.type][1]}")):
+            os.close(fd)  # the caller's own: nothing is asked for, and setns(2) refuses a user namespace
             continue
         join[ns.type] = fd
     return Namespaces(
@@ -95,6 +96,14 @@ def open_namespaces(spec: Spec) -> Namespaces:
         idmaps=_idmaps(spec, join.get("user")),
         foreign_files="user" in join and bool(native.capget()[0] >> _CAP_SYS_ADMIN & 1),
     )
+
+
+def check_sysctls(namespaces: Namespaces, spec: Spec) -> None:
+    """A namespace given by path may turn out to be the host's: its settings are not the container's to change."""
+    for name in spec.linux.sysctl or ():
+        kind = sysctl_namespace(name)
+        if not namespaces.private(kind):
+            raise ConfigError(f"sysctl {name!r} is not allowed in the host's {kind} namespace", pointer="/linux/sysctl")
 
 
 def _idmaps(spec: Spec, container: int | None) -> dict[int, int]:

@@ -287,28 +287,43 @@ def set_scheduling(process: Process) -> None:
 
 def check_supported(spec: Spec) -> None:
     """What cannot be honoured is refused before anything is made."""
-    if spec.process.apparmor_profile and not os.path.isdir("/sys/kernel/security/apparmor"):
+    process = spec.process
+    if process.apparmor_profile not in ("", "unconfined") and not os.path.isdir("/sys/kernel/security/apparmor"):
         raise UnsupportedError("process.apparmorProfile is set, but AppArmor is not enabled on this host")
-    if spec.process.selinux_label and not os.path.isdir("/sys/fs/selinux"):
-        raise UnsupportedError("process.selinuxLabel is set, but SELinux is not enabled on this host")
+    for label, name in ((process.selinux_label, "process.selinuxLabel"), (spec.linux.mount_label, "linux.mountLabel")):
+        if label and not os.path.isdir("/sys/fs/selinux"):
+            raise UnsupportedError(f"{name} is set, but SELinux is not enabled on this host")
     if spec.linux.intel_rdt is not None and not os.path.isdir("/sys/fs/resctrl"):
         raise UnsupportedError("linux.intelRdt is set, but resctrl is not mounted on this host")
 
 
 def set_security_labels(process: Process, proc: int) -> None:
     """AppArmor profile and SELinux label for the coming exec; `proc`: directory of a procfs."""
-    for text, name in ((process.apparmor_profile, "apparmor/exec"), (process.selinux_label, "exec")):
-        if not text:
-            continue
-        value = f"exec {text}" if name.startswith("apparmor") else text
+    profile = process.apparmor_profile
+    if profile and (profile != "unconfined" or os.access("thread-self/attr/apparmor", os.F_OK, dir_fd=proc)):
         try:
-            fd = os.open(f"thread-self/attr/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
-            try:
-                os.write(fd, value.encode())
-            finally:
-                os.close(fd)
+            _write_attribute(proc, "apparmor/exec", f"exec {profile}")
+        except FileNotFoundError:
+            _label(proc, f"exec {profile}", profile)  # Linux before 5.8: one set of files for whatever module there is
         except OSError as error:
-            raise from_os_error(f"apply security label {text!r}", error, LaunchError) from None
+            raise from_os_error(f"apply AppArmor profile {profile!r}", error, LaunchError) from None
+    if process.selinux_label:
+        _label(proc, process.selinux_label, process.selinux_label)
+
+
+def _label(proc: int, value: str, name: str) -> None:
+    try:
+        _write_attribute(proc, "exec", value)
+    except OSError as error:
+        raise from_os_error(f"apply security label {name!r}", error, LaunchError) from None
+
+
+def _write_attribute(proc: int, name: str, value: str) -> None:
+    fd = os.open(f"thread-self/attr/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
 
 
 def set_personality(wanted: Personality | None) -> None:
@@ -366,13 +381,18 @@ def environment(process: Process) -> dict[str, str]:
 def home_of(uid: int) -> str:
     """Home directory by the container's own /etc/passwd; "/" when it has none for this user."""
     try:
-        with open("/etc/passwd", "rb") as passwd:
-            for line in passwd.read(1 << 20).split(b"\n"):
-                fields = line.split(b":")
-                if len(fields) >= 7 and fields[2] == b"%d" % uid:
-                    return os.fsdecode(fields[5]) or "/"
+        # The image may have anything of this name: opening a FIFO must not make us wait.
+        fd = os.open("/etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, 1 << 20) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        finally:
+            os.close(fd)
     except OSError:
-        pass  # no such file in many images
+        return "/"  # no such file in many images
+    for line in text.split(b"\n"):
+        fields = line.split(b":")
+        if len(fields) >= 7 and fields[2] == b"%d" % uid:
+            return os.fsdecode(fields[5]) or "/"
     return "/"
 
 

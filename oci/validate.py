@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-    from pysandbox.oci.spec import Capabilities, Hooks, IDMapping, Linux, Mount, Process, Spec
+    from pysandbox.oci.spec import Capabilities, Hooks, IDMapping, Linux, Mount, NetDevice, Process, Spec
 
 _CAPABILITY_NAMES = """
     CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
@@ -35,6 +35,9 @@ RLIMITS = frozenset(["RLIMIT_" + name for name in _RLIMIT_NAMES.split()])
 
 NAMESPACES = frozenset(("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"))
 """config-linux.md, "Namespaces"."""
+
+_IFNAMSIZ = 16
+_NO_ID = 2**32 - 1
 
 _IPC_SYSCTLS = frozenset(["kernel." + name for name in _IPC_NAMES.split()])
 
@@ -131,6 +134,8 @@ def meaning(spec: Spec) -> None:
     _linux(spec.linux)
     if spec.linux.sysctl:
         _sysctl(spec.linux.sysctl, spec.linux)
+    if spec.linux.net_devices:
+        _net_devices(spec.linux.net_devices)
 
 
 def process_meaning(process: Process, document: str = "process.json", at: str = "") -> None:
@@ -154,6 +159,9 @@ def process_meaning(process: Process, document: str = "process.json", at: str = 
         unknown = _unknown_capability(process.capabilities)
         if unknown:
             raise bad(f"/capabilities/{unknown[0]}", f"unknown capability {unknown[1]!r}")
+    for number, name in ((process.user.uid, "uid"), (process.user.gid, "gid")):
+        if number == _NO_ID:
+            raise bad(f"/user/{name}", f"{number} is not an id: it means none to the kernel")
     seen: set[str] = set()
     for i, limit in enumerate(process.rlimits):
         if limit.type not in RLIMITS:
@@ -316,27 +324,47 @@ def sysctl_path(name: str) -> str:
     return name.translate(str.maketrans("./", "/."))
 
 
+def sysctl_namespace(name: str) -> str:
+    """The type of namespace that the setting `name` belongs to; "" for one that is the whole machine's."""
+    parts = sysctl_path(name).split("/")
+    dotted = ".".join(parts)
+    if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
+        return "ipc"
+    if parts[0] == "net" and len(parts) > 1:
+        return "network"
+    if dotted == "kernel.domainname":
+        return "uts"
+    return "user" if parts[0] == "user" and len(parts) > 1 else ""
+
+
 def _sysctl(settings: Mapping[str, str], linux: Linux) -> None:
     """Only what lies in a namespace of the container's own may be set, as runc has it."""
     for name in settings:
         pointer = "/linux/sysctl/" + escape(name)
         parts = sysctl_path(name).split("/")
-        dotted = ".".join(parts)
         if any(part in ("", ".", "..") for part in parts):
             raise ConfigError(f"invalid sysctl name {name!r}", pointer=pointer)
-        if dotted == "kernel.hostname":
+        if parts == ["kernel", "hostname"]:
             raise ConfigError("sysctl kernel.hostname: use the property hostname", pointer=pointer)
-        if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
-            kind = "ipc"
-        elif parts[0] == "net" and len(parts) > 1:
-            kind = "network"
-        elif dotted == "kernel.domainname":
-            kind = "uts"
-        elif parts[0] == "user" and len(parts) > 1:
-            kind = "user"
-        else:
+        kind = sysctl_namespace(name)
+        if not kind:
             raise ConfigError(f"sysctl {name!r} is not in a separate kernel namespace", pointer=pointer)
         if linux.namespace(kind) is None:
             raise ConfigError(
                 f"sysctl {name!r} is not allowed without a {kind} namespace of the container's own", pointer=pointer
             )
+
+
+def _net_devices(devices: Mapping[str, NetDevice]) -> None:
+    """dev_valid_name() of Linux, for both names; and no two devices under one name."""
+    names: set[str] = set()
+    for host_name, device in devices.items():
+        pointer = "/linux/netDevices/" + escape(host_name)
+        for name, at in ((host_name, pointer), (device.name or host_name, pointer + "/name")):
+            bad = name in (".", "..") or any(c in "/:" or c.isspace() for c in name)
+            if bad or not 0 < len(name.encode(errors="surrogateescape")) <= _IFNAMSIZ - 1 or "%" in name:
+                raise ConfigError(f"{name!r} is not the name of a network device", pointer=at)
+        wanted = device.name or host_name
+        if wanted in names:
+            raise ConfigError(f"two network devices would be called {wanted!r}", pointer=pointer)
+        names.add(wanted)

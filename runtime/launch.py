@@ -193,11 +193,18 @@ def _run_hooks(plan: LaunchPlan, container: Container, joiner: launch_follow.Joi
 
 
 def _handlers(plan: LaunchPlan, pid: int, channel: Channel) -> dict[str, Callable[[str, list[int]], None]]:
-    if not plan.namespaces.user:
-        return {}
-    from pysandbox.runtime.launch_userns import serve_sources
+    """For messages that few containers send."""
+    handlers: dict[str, Callable[[str, list[int]], None]] = {}
+    if plan.namespaces.foreign_files:
+        from pysandbox.runtime.launch_userns import serve_sources
 
-    return {launch_channel.MOUNTS: lambda _text, _fds: serve_sources(plan, pid, channel)}
+        handlers[launch_channel.MOUNTS] = lambda _text, _fds: serve_sources(plan, pid, channel)
+    net_devices = plan.spec.linux.net_devices
+    if net_devices:
+        from pysandbox.runtime import launch_netdevs
+
+        handlers[launch_channel.NETWORK] = lambda _text, _fds: launch_netdevs.serve(net_devices, pid, channel)
+    return handlers
 
 
 def _spawn_planner(plans: PlanSet, sock: int) -> Made:

@@ -44,6 +44,8 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
         set_oom_score(plan, channel)
     launch_exec.preload()
     namespaces.enter(plan.namespaces)
+    if spec.linux.net_devices:
+        inbox.network()
     set_names(plan)
 
     terminal: int | None = None
@@ -168,6 +170,11 @@ class Inbox:
         """Waits until the hooks that are run by the launcher have ended; this process is in its cgroups then, too."""
         self.joined()
         self._wait(launch_channel.HOOKED)
+
+    def network(self) -> None:
+        """Waits until the host's network devices are in this process' namespace."""
+        self._channel.send(launch_channel.NETWORK)
+        self._wait(launch_channel.NETWORK)
 
     def plans(self) -> tuple[int | None, int | None]:
         """Descriptors of plan index and plan store, None where there are no plans."""

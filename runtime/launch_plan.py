@@ -103,6 +103,7 @@ def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | Non
     except OSError as error:
         raise BundleError(f"invalid rootfs: stat {rootfs}: {host_reason(error.errno)}", errno=error.errno) from None
     spaces = namespaces.open_namespaces(spec)
+    namespaces.check_sysctls(spaces, spec)
     annotations = spec.annotations
     trace_mode = _choice(annotations, "dev.pysandbox.trace", _TRACE, "ring")
     return LaunchPlan(
@@ -137,8 +138,6 @@ def check(spec: Spec, options: Options) -> None:
         raise LaunchError(
             "without root a container needs a user namespace (config.json: /linux/namespaces): see `pysandbox spec --rootless`"
         )
-    if spec.linux.net_devices:
-        raise UnsupportedError("linux.netDevices is not supported")
     process.check_supported(spec)
     for mount in spec.mounts:
         mounts.parse_options(mount.options)
