@@ -104,6 +104,8 @@ def _make(store: Store, bundle: Bundle, options: Options, warn: Callable[[str], 
             state = container.state
             return start(plan, container, warn)
     except Error:
+        if state is not None:
+            launch_state.left_foreground(store, options.id)
         if state is not None and bundle.spec.hooks.poststop:
             from pysandbox.runtime.hooks import run_poststop
 

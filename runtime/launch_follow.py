@@ -77,10 +77,11 @@ def follow(
     from pysandbox.runtime.rewriter import plans as _  # noqa: F401
 
     ready = False
+    notes: list[str] = []
     while (message := channel.receive()) is not None:
         kind, text, fds = message
         if kind == launch_channel.ROOT:
-            plans = _plan_program(fds[0], text, process, warn)
+            plans = _plan_program(fds[0], text, process, notes.append)
             running.plans = plans
             os.close(fds[0])
             try:
@@ -98,7 +99,11 @@ def follow(
         elif more and kind in more:
             more[kind](text, fds)
     joiner.finish()
-    if not ready:
+    if ready:
+        # Not before: about a program that cannot run at all there is one thing to say.
+        for note in notes:
+            warn(note)
+    else:
         raise LaunchError("the container process was killed before its program could start (out of memory?)")
 
 

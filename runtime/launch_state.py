@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from pysandbox.oci.errors import ContainerNotFound, StateError
+from pysandbox.oci.errors import ContainerNotFound, StateError, host_reason
 from pysandbox.oci.state import ProcessId, Store
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ def enter_foreground(container: Container) -> None:
         os.makedirs(directory, 0o700, exist_ok=True)
         os.close(os.open(os.path.join(directory, container.id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise StateError(f"write to state directory {directory}: {error.strerror}", errno=error.errno) from None
+        raise StateError(f"write to state directory {directory}: {host_reason(error.errno)}", errno=error.errno) from None
 
 
 def left_foreground(store: Store, container_id: str) -> None:
