@@ -28,7 +28,7 @@ OWN = """
     memfd_create mmap mount mprotect mq_notify mq_open mremap munmap name_to_handle_at newfstatat openat openat2
     pause personality pipe2 poll ppoll prctl pread64 preadv preadv2 prlimit64 pselect6 pwrite64 pwritev pwritev2
     read readlinkat readv recvfrom recvmsg rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend
-    rt_sigtimedwait sched_setattr select semctl sendmsg sendto set_tid_address setsockopt shmat shmdt signalfd4
+    rt_sigtimedwait sched_setattr select semctl sendmsg sendto set_tid_address setsockopt shmat shmdt shmget signalfd4
     socket socketpair stat statx umount2 utimensat waitid write writev
     restart_syscall
 """.split()  # the last: how the kernel itself continues a call with a timeout after SIGSTOP
@@ -62,7 +62,7 @@ ADDR_NO_RANDOMIZE = 0x40000
 PR_SET_DUMPABLE = 4
 PRCTL = [PR_SET_DUMPABLE, 8, 24, 28, 40, 47]
 """Besides the rows of ident.c: KEEPCAPS, CAPBSET_DROP, SECUREBITS, GET_TID_ADDRESS, CAP_AMBIENT, by handlers of their own."""
-SOL_SOCKET = 1
+SOL_SOCKET, SOL_PACKET = 1, 263
 
 Insn = tuple[int, int, int, int]
 LD, AND, RET, JA, JEQ, JGE, JSET = 0x20, 0x54, 0x06, 0x05, 0x15, 0x35, 0x45
@@ -165,22 +165,37 @@ def prctl_rule(options: list[int]) -> Rule:
 
 
 def setsockopt_rule(p: Program) -> None:
-    """Not iptables' own calls (levels IP and IPv6), not BPF programs: the monitor refuses these by the same numbers."""
-    tables, programs = p.label(), p.label()
+    """Not netfilter's own calls among the options of IP and IPv6, not programs by pointer or descriptor: the monitor
+    refuses these (net.c, option_refused)."""
+    ip, ip6, sock, packet = (p.label() for _ in range(4))
     p.argument(1)
-    p.emit(JEQ, 0, tables)
-    p.emit(JEQ, 41, tables)
-    p.emit(JEQ, SOL_SOCKET, programs)
+    p.emit(JEQ, 0, ip)
+    p.emit(JEQ, 41, ip6)
+    p.emit(JEQ, SOL_SOCKET, sock)
+    p.emit(JEQ, SOL_PACKET, packet)
     p.emit(RET, ALLOW)
-    p.mark(tables)
+    p.mark(ip)
     p.argument(2)
-    p.emit(JGE, 64, 0, 2)
-    p.emit(JGE, 68, 1)
-    p.emit(RET, KILL_PROCESS)
-    p.emit(RET, ALLOW)
-    p.mark(programs)
+    ranges(p, [(0, 63), (80, 80), (200, 212)])
+    p.mark(ip6)
+    p.argument(2)
+    ranges(p, [(0, 63), (66, 67), (70, 95), (200, 212)])
+    p.mark(sock)
     p.argument(2)
     number_tree(p, [50, 52], KILL_PROCESS, ALLOW)
+    p.mark(packet)
+    p.argument(2)
+    number_tree(p, [22], KILL_PROCESS, ALLOW)
+
+
+def ranges(p: Program, allowed: list[tuple[int, int]]) -> None:
+    """The accumulator in one of these ranges, which are in order."""
+    for low, high in allowed:
+        p.emit(JGE, low, 1, 0)
+        p.emit(RET, KILL_PROCESS)
+        p.emit(JGE, high + 1, 1, 0)
+        p.emit(RET, ALLOW)
+    p.emit(RET, KILL_PROCESS)
 
 
 class Sources:

@@ -339,24 +339,19 @@ static long do_exec(struct thread *t, int dirfd, const char *path, u32 flags, gp
 
 long h_execve(struct thread *t, struct call *c)
 {
-	char *path = (char *)t->scratch;
-	long n = copy_string_from_guest(path, gptr_of(c->arg[0]), 4096);
-	if (n < 0)
-		return n;
-	return do_exec(t, AT_FDCWD, path, 0, gptr_of(c->arg[1]), gptr_of(c->arg[2]));
+	/* the copy that policy and trace have seen */
+	return do_exec(t, AT_FDCWD, (const char *)marshal_of(t)->arg[0], 0, gptr_of(c->arg[1]), gptr_of(c->arg[2]));
 }
 
 long h_execveat(struct thread *t, struct call *c)
 {
-	char *path = (char *)t->scratch;
+	const u64 *a = marshal_of(t)->arg; /* a directory that is not published has become -1, one that is is held */
+	const char *path = (const char *)a[1];
+	int dirfd = (int)a[0];
 	u32 flags = (u32)c->arg[4];
 	if (flags & ~(u32)(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
 		return -EINVAL;
-	long n = copy_string_from_guest(path, gptr_of(c->arg[1]), 4096);
-	if (n < 0)
-		return n;
-	int dirfd = (int)c->arg[0];
-	if (dirfd != AT_FDCWD && path[0] != '/' && !fd_published(t->proc, dirfd))
+	if (dirfd == -1 && path[0] != '/')
 		return -EBADF;
 	return do_exec(t, dirfd, path, flags, gptr_of(c->arg[2]), gptr_of(c->arg[3]));
 }

@@ -137,12 +137,18 @@ long fd_publish_as(struct thread *t, int fd, enum fd_class class)
 		host_call(__NR_close, fd);
 		return -EMFILE;
 	}
+	if (unlikely(p->vault_fd > 0 && fd >= p->vault_fd - 1 && fd <= p->vault_fd + 1)) { /* kept free for exec: the next number */
+		long flags = host_call(__NR_fcntl, fd, F_GETFD);
+		long n = host_call(__NR_fcntl, fd, flags > 0 ? F_DUPFD_CLOEXEC : F_DUPFD, p->vault_fd + 2);
+		host_call(__NR_close, fd);
+		if (n < 0 || !in_table((int)n))
+			return -EMFILE;
+		fd = (int)n;
+	}
 	lock_acquire(&p->fds.lock);
-	bool own = is_monitor(p, fd);
-	if (!own)
-		mark(p, fd, (u8)class);
+	mark(p, fd, (u8)class);
 	lock_release(&p->fds.lock);
-	return own ? -EBADF : fd;
+	return fd;
 }
 
 /* --- what a descriptor is -------------------------------------------------------------------------------------- */
@@ -186,6 +192,14 @@ static bool on_procfs(int fd, const struct stat_k *st)
 	return !host_call(__NR_fstatfs, fd, &fs) && fs.type == PROC_SUPER_MAGIC;
 }
 
+/* Mapping such a file covers whole huge pages, whatever length was asked for (and checked). */
+#define HUGETLBFS_MAGIC 0x958458f6l
+static bool on_hugetlbfs(int fd, const struct stat_k *st)
+{
+	struct statfs_k fs;
+	return st->blksize >= 65536 && !dev_major(st->dev) && !host_call(__NR_fstatfs, fd, &fs) && fs.type == HUGETLBFS_MAGIC;
+}
+
 /* Class by what it is, FD_NONE for what the guest must not have; *proc: needs procfs_admit(). */
 static enum fd_class classify(struct proc *p, int fd, bool *proc)
 {
@@ -196,6 +210,8 @@ static enum fd_class classify(struct proc *p, int fd, bool *proc)
 		return FD_NONE;
 	switch (st.mode & S_IFMT) {
 	case S_IFREG:
+		if (on_hugetlbfs(fd, &st))
+			return FD_NONE;
 		*proc = on_procfs(fd, &st);
 		return *proc ? FD_PROC : FD_FILE;
 	case S_IFDIR:
@@ -223,8 +239,6 @@ long fd_publish(struct thread *t, int fd)
 		host_call(__NR_close, fd);
 		return -EMFILE;
 	}
-	if (is_monitor(p, fd)) /* a number read back from guest memory may say anything */
-		return -EBADF;
 	bool proc = false;
 	enum fd_class class = classify(p, fd, &proc);
 	if (class == FD_NONE) {
@@ -306,6 +320,13 @@ int fd_move_high(struct proc *p, int fd, bool cloexec)
 	return (int)n;
 }
 
+/* Publishes the copy `fd` of a descriptor that was of this class before it was copied. Another thread may have closed or replaced
+ * that one meanwhile: then the copy is looked at like any other. */
+static long publish_copy(struct thread *t, int fd, int from, enum fd_class class)
+{
+	return class != FD_NONE && fd_class_of(t->proc, from) == class ? fd_publish_as(t, fd, class) : fd_publish(t, fd);
+}
+
 /* --- calls that work on numbers ------------------------------------------------------------------------------------ */
 
 long h_close(struct thread *t, struct call *c)
@@ -320,20 +341,20 @@ long h_close(struct thread *t, struct call *c)
 static long dup_onto(struct thread *t, int from, int to, u32 flags)
 {
 	struct proc *p = t->proc;
-	u8 class = class_raw(p, from);
 	if (!in_table(to))
 		return -EBADF;
 	lock_acquire(&p->fds.lock);
+	enum fd_class class = fd_class_of(p, from); /* closing and replacing take the lock as well */
 	u8 there = class_raw(p, to);
 	long r;
-	if (is_monitor(p, to))
+	if (is_monitor(p, to) || class == FD_NONE)
 		r = -EBADF;
 	else if (there == FD_NONE && host_call(__NR_fcntl, to, F_GETFD) >= 0)
 		r = -EBUSY;
 	else
 		r = host_call(__NR_dup3, from, to, flags);
 	if (r >= 0)
-		mark(p, to, class);
+		mark(p, to, (u8)class);
 	lock_release(&p->fds.lock);
 	return r;
 }
@@ -342,8 +363,9 @@ long h_dup(struct thread *t, struct call *c)
 {
 	(void)c;
 	int fd = (int)marshal_of(t)->arg[0];
+	enum fd_class class = fd_class_of(t->proc, fd);
 	long r = host_call(__NR_dup, fd);
-	return r < 0 ? r : fd_publish_as(t, (int)r, fd_class_of(t->proc, fd));
+	return r < 0 ? r : publish_copy(t, (int)r, fd, class);
 }
 
 long h_dup2(struct thread *t, struct call *c)
@@ -392,16 +414,17 @@ long h_close_range(struct thread *t, struct call *c)
 /* Two new descriptors into guest memory, as the kernel does: nothing stays open when they cannot be written. */
 static long give_pair(struct thread *t, u64 where, const int pair[2], enum fd_class class)
 {
-	long r = copy_to_guest(gptr_of(where), pair, 8);
-	if (r) {
-		host_call(__NR_close, pair[0]);
-		host_call(__NR_close, pair[1]);
-		return r;
-	}
-	for (int i = 0; i < 2; i++)
-		if ((r = fd_publish_as(t, pair[i], class)) < 0)
-			return r;
-	return 0;
+	int given[2];
+	long a = fd_publish_as(t, pair[0], class), b = fd_publish_as(t, pair[1], class);
+	long r = a < 0 ? a : b < 0 ? b : 0;
+	given[0] = (int)a;
+	given[1] = (int)b;
+	if (!r)
+		r = copy_to_guest(gptr_of(where), given, sizeof given);
+	for (int i = 0; r && i < 2; i++)
+		if (given[i] >= 0)
+			fd_close(t, given[i]);
+	return r;
 }
 
 static long make_pipe(struct thread *t, u64 where, u32 flags)
@@ -516,6 +539,7 @@ long h_signalfd4(struct thread *t, struct call *c)
 
 long fd_dup_from(struct thread *t, int fd, u32 cmd, u64 least)
 {
+	enum fd_class class = fd_class_of(t->proc, fd);
 	long r = host_call(__NR_fcntl, fd, cmd, least);
-	return r < 0 ? r : fd_publish_as(t, (int)r, fd_class_of(t->proc, fd));
+	return r < 0 ? r : publish_copy(t, (int)r, fd, class);
 }

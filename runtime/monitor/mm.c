@@ -282,21 +282,14 @@ static u32 host_prot(u32 prot)
 
 static u64 choose_address(struct mm *mm, u64 hint, u64 len, u32 flags)
 {
-	u64 align = PAGE;
-	if (flags & MAP_HUGETLB) {
-		u32 log2 = flags >> 26 & 63;
-		align = log2 ? 1ul << log2 : 2ul << 20;
-	}
 	if (flags & MAP_32BIT)
 		return mm_find_gap(mm, len, 0x40000000, 0x80000000);
 	hint = ROUND_DOWN(hint, PAGE);
-	if (hint >= 0x10000 && hint + len <= PSB_GUEST_LIMIT && hint % align == 0 && mm_is_free(mm, hint, len))
+	if (hint >= 0x10000 && hint + len <= PSB_GUEST_LIMIT && mm_is_free(mm, hint, len))
 		return hint;
-	u64 extra = align - PAGE;
-	u64 a = mm_find_gap(mm, len + extra, 0x10000000, mm->mmap_top);
-	if (!a) /* below the mmap area is full: anywhere */
-		a = mm_find_gap(mm, len + extra, 0x10000, PSB_GUEST_LIMIT);
-	return ROUND_UP(a, align);
+	u64 a = mm_find_gap(mm, len, 0x10000000, mm->mmap_top);
+	/* below the mmap area is full: anywhere */
+	return a ? a : mm_find_gap(mm, len, 0x10000, PSB_GUEST_LIMIT);
 }
 
 long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset)
@@ -304,10 +297,6 @@ long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 o
 	if (!len || len > PSB_GUEST_LIMIT || offset % PAGE)
 		return len > PSB_GUEST_LIMIT ? -ENOMEM : -EINVAL;
 	len = ROUND_UP(len, PAGE);
-	if (flags & MAP_HUGETLB && fd < 0) {
-		u32 log2 = flags >> 26 & 63;
-		len = ROUND_UP(len, log2 ? 1ul << log2 : 2ul << 20);
-	}
 	bool fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
 	if (fixed && (addr % PAGE))
 		return -EINVAL;
@@ -505,7 +494,12 @@ long mm_attach_shm(struct mm *mm, int id, u64 addr, u64 len, u32 flags)
 		r = -ENOMEM;
 	if (!r) {
 		populate(mm, addr, addr + len, 0);
-		r = host_call(__NR_shmat, id, addr, flags & ~(u32)EXEC);
+		/* SHM_REMAP by hand, for the length that was looked at: the segment of that number may be a longer one by now */
+		if (flags & REMAP && !mm_is_free(mm, addr, len)) {
+			host_call(__NR_munmap, addr, len);
+			forget(mm, addr, addr + len);
+		}
+		r = host_call(__NR_shmat, id, addr, flags & ~(u32)(EXEC | REMAP));
 	}
 	if (!IS_ERR(r)) {
 		u32 prot = PROT_READ | (flags & RDONLY ? 0 : PROT_WRITE) | (flags & EXEC ? PROT_EXEC : 0);

@@ -27,6 +27,9 @@ long h_mmap(struct thread *t, struct call *c)
 	}
 	if (c->arg[2] & ~0x300000full)
 		return -EINVAL;
+	/* The kernel rounds lengths of huge pages up by rules of its own, over what lies behind. As with an empty pool of them. */
+	if (flags & MAP_ANONYMOUS && flags & MAP_HUGETLB)
+		return refuse(t, -ENOMEM);
 	if (!len)
 		return -EINVAL;
 	if (fd >= 0 && prot & PROT_EXEC && on_noexec(fd))
@@ -66,6 +69,14 @@ long h_madvise(struct thread *t, struct call *c)
 	if (addr > PSB_GUEST_LIMIT || len > PSB_GUEST_LIMIT - addr)
 		return -ENOMEM;
 	return mm_advise(t->proc->mm, addr, ROUND_UP(len, PAGE), (int)c->arg[2]);
+}
+
+#define SHM_HUGETLB 04000u
+long h_shmget(struct thread *t, struct call *c)
+{
+	if (c->arg[2] & SHM_HUGETLB) /* see h_mmap(); what a kernel says without the right */
+		return refuse(t, -EPERM);
+	return host_call(__NR_shmget, (i64)(i32)c->arg[0], c->arg[1], (u32)c->arg[2]);
 }
 
 long h_shmat(struct thread *t, struct call *c)

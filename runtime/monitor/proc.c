@@ -162,13 +162,21 @@ static long clone_a_thread(struct thread *t, struct call *c, const struct clone_
 	return r;
 }
 
-/* CLONE_PIDFD: the kernel wrote a new descriptor into guest memory. Whatever stands there now is published only if it is
- * an unpublished descriptor, as fd_publish() checks. */
-static void publish_pidfd(struct thread *t, const struct clone_request *q, long r)
+/* CLONE_PIDFD: the kernel writes the new descriptor into memory of ours. A number read back from the guest's could be that of a file
+ * which some other thread of the monitor has open for a moment, and would be published. */
+static long check_pidfd(const struct clone_request *q)
 {
-	int fd;
-	if (r > 0 && q->flags & CLONE_PIDFD && !copy_from_guest(&fd, gptr_of(q->pidfd), 4))
-		fd_publish(t, fd);
+	int none = -1;
+	return q->flags & CLONE_PIDFD ? copy_to_guest(gptr_of(q->pidfd), &none, sizeof none) : 0;
+}
+
+static void give_pidfd(struct thread *t, const struct clone_request *q, long r, int fd)
+{
+	if (r <= 0 || !(q->flags & CLONE_PIDFD))
+		return;
+	fd = (int)fd_publish(t, fd);
+	if (fd >= 0)
+		copy_to_guest(gptr_of(q->pidfd), &fd, sizeof fd);
 }
 
 /* --- fork --------------------------------------------------------------------------------------------------- */
@@ -213,7 +221,10 @@ static long fork_process(struct thread *t, struct call *c, const struct clone_re
 	static const u64 pass = CLONE_FS | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT | CLONE_IO | CLONE_SYSVSEM | CLONE_VFORK;
 	struct kvm_regs regs = call_return_regs(t, c);
 	u64 fs = vcpu_get_fs(t), gs = vcpu_get_gs(t);
-	long r = vcpu_get_xsave(t, t->xsave);
+	int pidfd = -1;
+	long r = check_pidfd(q);
+	if (!r)
+		r = vcpu_get_xsave(t, t->xsave);
 	if (r)
 		return r;
 	r = signal_block(t);
@@ -227,7 +238,7 @@ static long fork_process(struct thread *t, struct call *c, const struct clone_re
 	lock_acquire(&p->fds.lock);
 	lock_acquire(&p->sig.lock);
 	tracer_lock(&p->tracer);
-	r = host_call(__NR_clone, (q->flags & pass) | (u64)q->exit_signal, 0, q->flags & CLONE_PIDFD ? q->pidfd : q->ptid, q->ctid, 0);
+	r = host_call(__NR_clone, (q->flags & pass) | (u64)q->exit_signal, 0, q->flags & CLONE_PIDFD ? (u64)&pidfd : q->ptid, q->ctid, 0);
 	tracer_unlock(&p->tracer);
 	lock_release(&p->sig.lock);
 	lock_release(&p->fds.lock);
@@ -240,7 +251,7 @@ static long fork_process(struct thread *t, struct call *c, const struct clone_re
 		return CALL_NO_RETURN; /* registers are set, mask as the caller had it */
 	}
 	signal_unblock(t);
-	publish_pidfd(t, q, r);
+	give_pidfd(t, q, r, pidfd);
 	return r;
 }
 
@@ -264,6 +275,10 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 	bool borrow = q->flags & CLONE_VFORK;
 	if (q->flags & (CLONE_FILES | CLONE_SIGHAND))
 		return -EINVAL; /* LinuxThreads-style processes: the descriptor table would be kept twice */
+	int pidfd = -1;
+	long r = check_pidfd(q);
+	if (r)
+		return r;
 	struct proc *cp = host_alloc(sizeof *cp);
 	struct thread *n = cp ? thread_take(cp_prepare(cp, p)) : NULL;
 	if (!n) {
@@ -272,7 +287,7 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 	}
 	struct kvm_regs regs = call_return_regs(t, c), mine = regs;
 	u64 fs = vcpu_get_fs(t), gs = vcpu_get_gs(t);
-	long r = vcpu_get_xsave(t, t->xsave);
+	r = vcpu_get_xsave(t, t->xsave);
 	if (!r && !borrow) {
 		r = vcpu_attach(p->vm, n);
 		if (!r)
@@ -305,7 +320,7 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 	r = signal_block(t);
 	if (!r)
 		r = clone_thread((q->flags & pass) | CLONE_SETTLS | (u64)q->exit_signal, (u8 *)n->stack + n->stack_len,
-			 (int *)(q->flags & CLONE_PIDFD ? q->pidfd : q->ptid), (int *)q->ctid, n, shared_child_main, n);
+			 q->flags & CLONE_PIDFD ? &pidfd : (int *)q->ptid, (int *)q->ctid, n, shared_child_main, n);
 	if (borrow) {
 		t->run->immediate_exit = 0;
 		t->run->s.regs.regs = mine;
@@ -318,7 +333,7 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 		thread_give_back(n);
 		proc_dispose(cp);
 		signal_unblock(t);
-		publish_pidfd(t, q, r);
+		give_pidfd(t, q, r, pidfd);
 		return r;
 	}
 	signal_unblock(t);
@@ -327,6 +342,7 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 		thread_give_back(n);
 		proc_dispose(cp);
 	}
+	give_pidfd(t, q, r, pidfd);
 	return r;
 }
 

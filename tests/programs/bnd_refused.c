@@ -41,6 +41,9 @@ int main(void)
 	note(syscall(SYS_fcntl, file, 4096, 0));
 	note(syscall(SYS_socket, 38 /* AF_ALG */, 5, 0));
 	note(syscall(SYS_setsockopt, sock, 0, 64 /* IPT_SO_SET_REPLACE */, link, 8));
+	note(syscall(SYS_mmap, 0, 1 << 21, 3, 0x40022 /* MAP_HUGETLB */, -1, 0));
+	note(syscall(SYS_shmget, 0, 1 << 21, 04600 /* SHM_HUGETLB */));
+	note(syscall(SYS_get_mempolicy, text, 0, 0, 0x7f0000000000, 2 /* MPOL_F_ADDR */));
 	note(syscall(SYS_unshare, CLONE_NEWUSER));
 	note(syscall(SYS_clone, CLONE_NEWUSER | 17, 0, 0, 0, 0));
 	note(syscall(SYS_ptrace, 0, 0, 0, 0));

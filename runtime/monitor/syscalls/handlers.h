@@ -114,6 +114,7 @@ long h_munmap(struct thread *t, struct call *c);
 long h_pkey_mprotect(struct thread *t, struct call *c);
 long h_set_tid_address(struct thread *t, struct call *c);
 long h_shmat(struct thread *t, struct call *c);
+long h_shmget(struct thread *t, struct call *c);
 long h_shmdt(struct thread *t, struct call *c);
 long h_vfork(struct thread *t, struct call *c);
 

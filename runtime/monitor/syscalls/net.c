@@ -228,11 +228,12 @@ static void publish_received(struct thread *t, u8 *buf, u64 len, u32 *flags)
 			continue;
 		int *fds = (int *)(h + 1);
 		u64 kept = 0;
+		long fd;
 		for (u64 i = 0; i < n / 4; i++) {
 			if (h->type == SCM_PIDFD && fds[i] < 0)
 				kept++;
-			else if (fd_publish(t, fds[i]) >= 0)
-				fds[kept++] = fds[i];
+			else if ((fd = fd_publish(t, fds[i])) >= 0)
+				fds[kept++] = (int)fd;
 			else
 				*flags |= MSG_CTRUNC;
 		}
@@ -339,7 +340,10 @@ long h_recvmmsg(struct thread *t, struct call *c)
 #define SO_PEERPIDFD 77
 #define IPPROTO_TCP 6
 #define TCP_ZEROCOPY_RECEIVE 35
-#define NETFILTER_FIRST 64 /* SOL_IP and SOL_IPV6: iptables' own calls, structures full of pointers */
+#define IPPROTO_SCTP 132
+#define SOL_PACKET 263
+#define PACKET_FANOUT_DATA 22
+#define OPTION_SLACK (64ul << 10)
 
 struct sock_fprog_k {
 	u16 len, pad[3];
@@ -364,14 +368,33 @@ static long attach_filter(struct thread *t, const u64 *a)
 	return host_call(__NR_setsockopt, a[0], a[1], a[2], &prog, sizeof prog);
 }
 
-/* The value is passed on in place; only options with pointers or descriptors inside need more. */
+/* Netfilter's own calls live among the options of IP and IPv6: iptables and ip6tables (64, 65), arptables (96, 97), ebtables (128 to 131),
+ * IPVS (1152 and up). Their structures are full of pointers. What is left of that range are plain values: SO_ORIGINAL_DST (80), IPv6's
+ * options from 66 on but for the tables' revisions (68, 69), and multicast routing (200 to 212). */
+static bool is_netfilter(u64 level, u64 name)
+{
+	if (level == 0)
+		return name >= 64 && name != 80 && !(name >= 200 && name <= 212);
+	return level == 41 && (name == 64 || name == 65 || name == 68 || name == 69 || (name >= 96 && name < 200) || name > 212);
+}
+
+/* The value is passed on in place; options with pointers or descriptors inside need more, or are not offered. */
 static bool option_refused(u64 level, u64 name)
 {
-	if ((level == 0 || level == 41) && name >= NETFILTER_FIRST && name < NETFILTER_FIRST + 4)
+	if (is_netfilter(level, name))
 		return true;
-	if (level == SOL_SOCKET && (name == SO_ATTACH_BPF || name == SO_ATTACH_REUSEPORT_EBPF))
-		return true;
-	return level == IPPROTO_TCP && name == TCP_ZEROCOPY_RECEIVE; /* maps pages at an address of its choice */
+	switch (level) {
+	case SOL_SOCKET:
+		return name == SO_ATTACH_BPF || name == SO_ATTACH_REUSEPORT_EBPF;
+	case IPPROTO_TCP: /* maps pages at an address of its choice */
+		return name == TCP_ZEROCOPY_RECEIVE;
+	case SOL_PACKET: /* a filter program by pointer or descriptor */
+		return name == PACKET_FANOUT_DATA;
+	case IPPROTO_SCTP: /* PEELOFF and PEELOFF_FLAGS make descriptors, CONNECTX3 has a pointer */
+		return name == 102 || name == 122 || name == 111;
+	default:
+		return false;
+	}
 }
 
 long h_setsockopt(struct thread *t, struct call *c)
@@ -385,28 +408,35 @@ long h_setsockopt(struct thread *t, struct call *c)
 	return host_call(__NR_setsockopt, a[0], a[1], a[2], a[3], a[4]);
 }
 
-/* The length lies in guest memory, where it could change between check and use: the kernel gets a copy. */
+/* The length lies in guest memory, where it could change between check and use: the kernel gets a copy. Some options write more
+ * than it says (SO_GET_FILTER counts instructions, multicast filters count addresses): hence the slack. */
 long h_getsockopt(struct thread *t, struct call *c)
 {
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
 	i32 len;
+	int pidfd = -1;
 	if (copy_from_guest(&len, gptr_of(a[4]), 4))
 		return -EFAULT;
 	if (len < 0)
 		return -EINVAL;
-	if (!guest_ok(a[3], (u64)len))
+	if (!guest_ok(a[3], (u64)len + OPTION_SLACK))
 		return -EFAULT;
 	if (option_refused(a[1], a[2]))
 		return refuse(t, -ENOPROTOOPT);
-	long r = host_call(__NR_getsockopt, a[0], a[1], a[2], a[3], &len);
-	if (!r && a[1] == SOL_SOCKET && a[2] == SO_PEERPIDFD) {
-		int fd;
-		if (copy_from_guest(&fd, gptr_of(a[3]), 4))
-			return -EFAULT;
-		r = fd_publish(t, fd);
-		if (r >= 0)
-			r = 0;
+	if (a[1] != SOL_SOCKET || a[2] != SO_PEERPIDFD) {
+		long r = host_call(__NR_getsockopt, a[0], a[1], a[2], a[3], &len);
+		return copy_to_guest(gptr_of(a[4]), &len, 4) ? -EFAULT : r;
+	}
+	/* A new descriptor: its number must come from memory of ours, see give_pidfd() in proc.c. */
+	if (len > (i32)sizeof pidfd)
+		len = sizeof pidfd;
+	if (len < (i32)sizeof pidfd)
+		return -EINVAL;
+	long r = host_call(__NR_getsockopt, a[0], a[1], a[2], &pidfd, &len);
+	if (!r && (r = fd_publish(t, pidfd)) >= 0) {
+		pidfd = (int)r;
+		r = copy_to_guest(gptr_of(a[3]), &pidfd, sizeof pidfd);
 	}
 	return copy_to_guest(gptr_of(a[4]), &len, 4) ? -EFAULT : r;
 }
