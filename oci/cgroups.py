@@ -72,7 +72,8 @@ class Cgroup(Struct):
 
     `unit`, `slice`: of the systemd driver, else ""; `slice` only until the unit is started. `properties`: what
     annotations say about the unit, as `org.systemd.property.NAME`. `chosen`: config.json says where; a refusal by the
-    host is then an error, where an unprivileged caller would otherwise do without.
+    host is then an error, where an unprivileged caller would otherwise do without. `owner`: host uid that is given the
+    group (version 2, systemd).
     """
 
     paths: dict[str, str]
@@ -80,6 +81,7 @@ class Cgroup(Struct):
     slice: str = ""
     properties: Mapping[str, str] | None = None
     chosen: bool = False
+    owner: int | None = None
 
     def record(self) -> dict[str, Any]:
         """JSON for the state directory (`of_state` reads it)."""

@@ -66,7 +66,20 @@ def plan(spec: Spec, container_id: str, layout: Layout) -> Cgroup:
     properties = {key[len(ANNOTATION) :]: text for key, text in spec.annotations.items() if key.startswith(ANNOTATION)}
     for key, text in properties.items():
         annotated(key, text)  # an error now rather than later
-    return Cgroup(paths=paths, unit=unit, slice=slice_name, properties=properties, chosen=True)
+    return Cgroup(paths=paths, unit=unit, slice=slice_name, properties=properties, chosen=True, owner=_owner(spec, layout))
+
+
+def _owner(spec: Spec, layout: Layout) -> int | None:
+    """Who may make groups in the container's: its root, where a user namespace makes that somebody else than the host's,
+    and it can see nothing but its own groups, and is to write to them (config-linux.md, "Cgroup ownership").
+    """
+    linux = spec.linux
+    user, view = linux.namespace("user"), linux.namespace("cgroup")
+    if not layout.unified or user is None or user.path or view is None or view.path:
+        return None
+    if not any(m.type in ("cgroup", "cgroup2") and "ro" not in m.options for m in spec.mounts):
+        return None
+    return next((m.host_id for m in linux.uid_mappings if m.container_id == 0 and m.size), None)
 
 
 def expand_slice(name: str) -> str:
@@ -138,6 +151,8 @@ def start(cgroup: Cgroup, pid: int, resources: Resources | None) -> None:
         try:
             _join_rest(cgroup, pid, resources)
             _set(bus, cgroup, resources, files.Setter(), devices=True)
+            if cgroup.owner is not None:
+                _give(cgroup.paths[""], cgroup.owner)
         except BaseException:
             _stop(bus, cgroup.unit)
             raise
@@ -193,6 +208,22 @@ def _join_rest(cgroup: Cgroup, pid: int, resources: Resources | None) -> None:
     plain = Cgroup(paths={key: path for key, path in cgroup.paths.items() if key not in ("name=systemd", "unified")})
     cgroups.create(plain, resources)
     cgroups.join(plain, pid)
+
+
+def _give(path: str, uid: int) -> None:
+    """The directory and the files that the kernel says are safe to give away (cgroup-v2.rst, "Delegation")."""
+    try:
+        with open("/sys/kernel/cgroup/delegate") as names:
+            delegated = names.read().split()
+    except OSError:
+        delegated = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]
+    try:
+        os.chown(path, uid, -1, follow_symlinks=False)
+        for name in delegated:
+            if "/" not in name and files.exists(path, name):
+                os.chown(f"{path}/{name}", uid, -1, follow_symlinks=False)
+    except OSError as error:
+        raise from_os_error(f"chown {path}", error) from None
 
 
 def update(cgroup: Cgroup, resources: Resources, setter: files.Setter) -> None:

@@ -23,7 +23,20 @@ from pysandbox.oci.cgroups import Cgroup, Layout
 from pysandbox.oci.cgroups_dbus import Variant
 from pysandbox.oci.cgroups_devices import DeviceRules
 from pysandbox.oci.errors import ConfigError, Error, UnsupportedError
-from pysandbox.oci.spec import CPU, BlockIO, DeviceRule, Linux, Memory, Process, Resources, Root, Spec
+from pysandbox.oci.spec import (
+    CPU,
+    BlockIO,
+    DeviceRule,
+    IDMapping,
+    Linux,
+    Memory,
+    Mount,
+    Namespace,
+    Process,
+    Resources,
+    Root,
+    Spec,
+)
 
 MANAGER = "org.freedesktop.systemd1.Manager"
 INFINITY = (1 << 64) - 1
@@ -412,6 +425,32 @@ def test_a_limit_that_fails_takes_the_unit_back(systemd: FakeSystemd) -> None:
     with pytest.raises(Error, match=r"cpu\.max"):
         cgroups.join(planned(), 4711, Resources(cpu=CPU(quota=5000)))
     assert systemd.arguments("StopUnit") == ("test-box.scope", "replace")
+
+
+def test_the_root_of_a_user_namespace_is_given_its_group(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only when it sees nothing else, and may write."""
+    systemd.unit_place = "machine.slice/test-box.scope"
+    given: dict[str, int] = {}
+    monkeypatch.setattr(os, "chown", lambda path, uid, gid, **more: given.update({os.path.basename(path): uid}))
+    plain_spec = spec("machine.slice:test:box")
+    mapped = plain_spec.linux.replace(
+        namespaces=(Namespace(type="user"), Namespace(type="cgroup")),
+        uid_mappings=(IDMapping(container_id=0, host_id=7000, size=10),),
+    )
+    mount = Mount(destination="/sys/fs/cgroup", type="cgroup")
+    for linux, mounts, owner in (
+        (mapped, (mount,), 7000),
+        (mapped, (mount.replace(options=("ro",)),), None),
+        (mapped.replace(namespaces=(Namespace(type="user"),)), (mount,), None),
+        (plain_spec.linux, (mount,), None),
+    ):
+        group = cgroups.plan(plain_spec.replace(linux=linux, mounts=mounts), "box", "systemd")
+        assert group.owner == owner
+        given.clear()
+        cgroups.join(group, 4711)
+        wanted = {"test-box.scope", "cgroup.procs", "cgroup.subtree_control"} if owner else set()
+        assert wanted <= given.keys()
+        assert set(given.values()) <= {owner}
 
 
 def test_update(systemd: FakeSystemd) -> None:

@@ -50,6 +50,8 @@ def check_pause(runtime: Runtime) -> list[object]:
     assert runtime.last_error() == "container not running"
     seen.append(runtime.call("delete", runtime.id).returncode)
     assert runtime.last_error().endswith("that is not stopped: paused")
+    seen.append(runtime.call("exec", runtime.id, "true").returncode != 0)
+    assert "cannot exec in a paused container (use --ignore-paused to override)" in runtime.last_error()
     seen.append(runtime.call("resume", runtime.id).returncode)
     length = len(runtime.out)
     wait_for(lambda: len(runtime.out) > length, "more output")

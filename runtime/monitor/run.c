@@ -284,8 +284,19 @@ static _Noreturn void die_of(struct thread *t, const char *what, u64 detail)
 	signal_die(t, SIGSEGV);
 }
 
+/* With its first run a VM gets a thread of KVM's own, which counts as a task of ours: at the limit of the pids controller
+ * there is none to be had, and the guest cannot run. Others may be about to end; when nobody does, this process has to. */
+static void wait_for_task(u32 attempt)
+{
+	static const u64 pause[2] = {0, 5 * 1000 * 1000}; /* struct timespec */
+	if (attempt > 400)
+		fatal("no task left for the virtual machine: the pids limit is reached");
+	host_call(__NR_nanosleep, pause, NULL);
+}
+
 void thread_run(struct thread *t)
 {
+	u32 waits = 0;
 	for (;;) {
 		u32 cpu;
 		u64 entered = rdtscp(&cpu);
@@ -316,7 +327,9 @@ void thread_run(struct thread *t)
 			handle_interrupt(t);
 		} else if (r == -EFAULT) {
 			handle_memory_failure(t);
-		} else if (r != -EAGAIN) {
+		} else if (r == -EAGAIN) {
+			wait_for_task(++waits);
+		} else {
 			fatal("KVM_RUN: error %d", (int)-r);
 		}
 	}
