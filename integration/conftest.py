@@ -1,0 +1,97 @@
+"""What the suites of the engines share: the command under test, root file systems, images, rooms. `make integration` runs them.
+
+A suite that cannot run says why: pytest shows the reasons of skips. Nothing here knows an engine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from room import Room
+
+TOP = Path(__file__).resolve().parent.parent
+
+
+def _tests_conftest() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tests_conftest", TOP / "tests/conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_tests = _tests_conftest()
+pysandbox_command = _tests.pysandbox_command
+busybox_rootfs = _tests.busybox_rootfs
+debian_rootfs = _tests.debian_rootfs
+
+MakeRoom = Callable[[str], Room]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    problem = "needs root" if os.geteuid() != 0 else None
+    kvm = _tests.kvm_problem()
+    problem = problem or (f"needs KVM ({kvm})" if kvm else None)
+    for item in items if problem else ():
+        item.add_marker(pytest.mark.skip(reason=problem or ""))
+
+
+def need_programs(*names: str) -> None:
+    """Skips when one is missing: `make integration` installs them where the machine can."""
+    missing = [name for name in names if shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (hack/system-packages engines)")
+
+
+@pytest.fixture(scope="session")
+def pysandbox(pysandbox_command: list[str]) -> str:
+    """The absolute path of the command under test, as it is written into engines' configurations."""
+    (path,) = pysandbox_command
+    return path
+
+
+@pytest.fixture(scope="session")
+def runc() -> str:
+    need_programs("runc")
+    return shutil.which("runc", path="/usr/sbin:/usr/bin:/sbin:/bin") or ""
+
+
+@pytest.fixture(scope="session")
+def make_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRoom]:
+    """Makes rooms by name; all are closed at the end of the run."""
+    need_programs("unshare", "nsenter", "ip", "mount")
+    rooms: list[Room] = []
+
+    def make(name: str) -> Room:
+        rooms.append(Room(tmp_path_factory.mktemp(name), name))
+        return rooms[-1]
+
+    yield make
+    for room in reversed(rooms):
+        room.close()
+
+
+def _archive(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / f"{rootfs.name}.tar"
+    subprocess.run(["tar", "-C", rootfs, "--numeric-owner", "-cf", path, "."], check=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def busybox_tar(busybox_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of the small root file system, for `docker import` and its kind (2 MB)."""
+    return _archive(busybox_rootfs, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def debian_tar(debian_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of the Debian root file system with python3, gcc and more (500 MB)."""
+    return _archive(debian_rootfs, tmp_path_factory)

@@ -1,0 +1,114 @@
+"""A room: namespaces of their own in which an engine runs, so that suites neither see each other nor change the host.
+
+A room has its own mounts, processes, network (`lo`, and `eth0` with ADDRESS), host name and IPC. Private are /run, /etc (a
+writable layer over the host's), /proc, /sys and the directories engines keep things in; other files are the host's, the same
+paths mean the same files. When the room closes, or the test run dies, everything in it is gone; only cgroups would stay, so the
+engine's groups are below `cgroup`, which is removed. Needs root.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+Done = subprocess.CompletedProcess[str]
+ADDRESS = "10.213.7.2"  # of the room's eth0, as in room_init.py
+TIMEOUT = 120.0  # seconds for one command
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HIDDEN = ("/var/lib/docker", "/var/lib/containerd", "/var/lib/containers", "/var/lib/cni", "/opt/containerd")
+
+
+class Room:
+    """`scratch`: an empty directory for the room's files, on a real file system. `name`: unique on the machine."""
+
+    def __init__(self, scratch: Path, name: str) -> None:
+        self.scratch = scratch
+        self.cgroup = f"/psb-{name}-{os.getpid()}"
+        (scratch / "room").mkdir()
+        (scratch / "home").mkdir()
+        init = Path(__file__).with_name("room_init.py")
+        unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=KILL"]
+        command = [*unshare, "--propagation", "private", "/usr/bin/python3", "-IS", str(init), str(scratch / "room"), *HIDDEN]
+        self.log = scratch / "room.log"
+        with open(self.log, "w") as log:
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=self.env())
+        assert self.process.stdout is not None
+        if self.process.stdout.readline().strip() != "ready":
+            self.process.kill()
+            raise RuntimeError(f"no room: {self.log.read_text()}")
+        self.pid = int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text())
+
+    def env(self) -> dict[str, str]:
+        """A small environment: what a service manager gives."""
+        return {"PATH": SYSTEM_PATH, "HOME": str(self.scratch / "home"), "LANG": "C.UTF-8", "TERM": "xterm"}
+
+    def argv(self, *command: str | Path) -> list[str]:
+        """The command line, for this side, of a command in the room."""
+        enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--ipc", "--uts", f"--wd={self.scratch}", "--"]
+        return enter + [str(word) for word in command]
+
+    def run(self, *command: str | Path, check: bool = True, env: Mapping[str, str] | None = None, **options: Any) -> Done:
+        """Runs a command to its end, output captured; with `check` a status other than 0 fails the test with the output."""
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
+        options.setdefault("timeout", TIMEOUT)
+        options.setdefault("stdout", subprocess.PIPE)
+        options.setdefault("stderr", subprocess.PIPE)
+        done = subprocess.run(self.argv(*command), check=False, text=True, env={**self.env(), **(env or {})}, **options)
+        words = " ".join(map(str, command))
+        assert not check or done.returncode == 0, f"{words}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def start(self, *command: str | Path, log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Starts a command that goes on, a daemon; its output is appended to `log`."""
+        with open(log, "ab") as out:
+            return subprocess.Popen(
+                self.argv(*command), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**self.env(), **(env or {})}
+            )
+
+    def children(self) -> list[int]:
+        """The pids, as the host numbers them, of all processes in the room but the first."""
+        own = os.readlink(f"/proc/{self.pid}/ns/pid")
+        found = []
+        for entry in os.listdir("/proc"):
+            try:
+                if entry.isdigit() and int(entry) != self.pid and os.readlink(f"/proc/{entry}/ns/pid") == own:
+                    found.append(int(entry))
+            except OSError:
+                continue  # ended meanwhile
+        return found
+
+    def close(self) -> None:
+        """Ends every process of the room and removes its cgroups."""
+        pipe: IO[str] | None = self.process.stdin
+        if pipe is not None:
+            pipe.close()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.kill(self.pid, signal.SIGKILL)
+            self.process.wait(timeout=30)
+        for group in Path("/sys/fs/cgroup").glob(f"*{self.cgroup}"):
+            remove_groups(group)
+        remove_groups(Path("/sys/fs/cgroup" + self.cgroup))
+
+
+def remove_groups(top: Path) -> None:
+    """Removes a cgroup and those below; a group whose processes are about to be reaped is tried again."""
+    if not top.is_dir():
+        return
+    for path, _, _ in os.walk(top, topdown=False):
+        for _ in range(200):
+            try:
+                os.rmdir(path)
+                break
+            except FileNotFoundError:
+                break
+            except OSError:
+                time.sleep(0.01)
