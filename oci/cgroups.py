@@ -101,12 +101,24 @@ def host_layout() -> Layout:
     global _layout
     if _layout is None:
         with open("/proc/self/cgroup") as groups, open("/proc/self/mountinfo") as mounts:
-            _layout = read_layout(groups, mounts)
+            _layout = read_layout(groups, mounts, _is_seen)
     return _layout
 
 
-def read_layout(cgroup_lines: Iterable[str], mountinfo_lines: Iterable[str]) -> Layout:
-    """The layout that /proc/self/cgroup and /proc/self/mountinfo describe (cgroups(7), proc(5))."""
+def _is_seen(place: str, device: str) -> bool:
+    """Mounts below something that was mounted over are listed, too: what is found at the place decides."""
+    try:
+        found = os.stat(place).st_dev
+    except OSError:
+        return False
+    return device == f"{os.major(found)}:{os.minor(found)}"
+
+
+def read_layout(
+    cgroup_lines: Iterable[str], mountinfo_lines: Iterable[str], seen: Callable[[str, str], bool] = lambda place, device: True
+) -> Layout:
+    """The layout that /proc/self/cgroup and /proc/self/mountinfo describe (cgroups(7), proc(5)). `seen`: whether the file system
+    with this device number is what a mount point shows."""
     groups: dict[str, str] = {}
     for line in cgroup_lines:
         _, controllers, path = line.rstrip("\n").split(":", 2)
@@ -124,6 +136,8 @@ def read_layout(cgroup_lines: Iterable[str], mountinfo_lines: Iterable[str]) -> 
         place, root = _unescape(fields[4]), _unescape(fields[3])
         # The same hierarchy may be mounted again elsewhere, for a container say: the usual place is preferred.
         usual = place == TOP or place.startswith(TOP + "/")
+        if not seen(place, fields[2]):
+            continue
         if kind == "cgroup2":
             if not second or (usual and not second.startswith(TOP)):
                 second, roots[""] = place, root

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -99,6 +100,17 @@ def test_the_callers_own_group(path: str, root: str, own: str) -> None:
     host = layout(f"3:memory:{path}\n2:devices:/\n", f"33 31 0:30 {root} /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n")
     assert host.own["memory"] == own
     assert host.own_group("memory") == os.path.normpath(f"/sys/fs/cgroup/memory/{own}")
+
+
+@pytest.mark.root
+def test_what_is_mounted_over_does_not_count() -> None:
+    """mountinfo lists it all the same."""
+    show = f"{sys.executable} -c 'from pysandbox.oci import cgroups; x = cgroups.host_layout(); print(x.mounts, x.hybrid)'"
+    script = f"mount -t tmpfs none /sys && mkdir -p /sys/fs/cgroup/memory && grep -c ' - cgroup' /proc/self/mountinfo; {show}"
+    done = subprocess.run(["unshare", "-m", "sh", "-ec", script], check=True, capture_output=True, text=True)
+    count, found = done.stdout.splitlines()
+    assert int(count) > 0
+    assert found.strip() == "{}"
 
 
 def test_names_with_spaces() -> None:

@@ -156,6 +156,12 @@ SAME: list[tuple[str, list[Mount], str, Callable[[Config], object] | None]] = [
     ("remount", [mount("/x", "tmpfs", "t"), mount("/x", "none", "t", "remount", "ro")], "true", None),
     ("remount with data", [mount("/x", "tmpfs", "t"), mount("/x", "tmpfs", "t", "remount", "size=4k")], "true", None),
     ("copy up", [mount("/etc", "tmpfs", "t", "tmpcopyup")], "ls -ln /etc | cut -c1-30", None),
+    (
+        "copy up to a made directory",
+        [mount("/new1", "tmpfs", "t", "tmpcopyup", "mode=700"), mount("/new2", "tmpfs", "t", "tmpcopyup")],
+        "ls -ldn /new1 /new2 | cut -c1-30",
+        None,
+    ),
     ("read-only below /dev", [mount("/dev/foo", "tmpfs", "t", "ro")], "touch /dev/foo/x", None),
     ("read-only /dev", [], "touch /dev/x; ls /dev", lambda c: c["mounts"][1]["options"].append("ro")),
     (
