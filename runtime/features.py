@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 OLDEST_VERSION = "1.0.0"
-HOOKS: tuple[str, ...] = ()
-"""Kinds of hooks that are run; others make a container fail."""
+HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+"""In the order in which they are run."""
 
 # What the compiler takes and the monitor does not do: both answer ENOSYS.
 _ACTIONS_WITHOUT_EFFECT = frozenset(("SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE"))
@@ -50,7 +50,7 @@ def features() -> dict[str, Any]:
             "selinux": {"enabled": False},
             "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": True}},
-            "netDevices": {"enabled": False},
+            "netDevices": {"enabled": True},
         },
         "annotations": {
             "dev.pysandbox.version": __version__,
