@@ -199,8 +199,12 @@ static long marshal(struct thread *t, const struct row *r, const struct call *c)
 	m->used = m->nheld = m->nbig = 0;
 	m->live = true;
 	m->refused = false;
-	for (u32 i = 0; i < 6; i++) { /* by hand: clearing 12 bytes with memset costs more than all of this */
-		u64 v = i < r->nargs ? c->arg[i] : 0;
+	for (u32 i = r->nargs; i < 6; i++) {
+		m->arg[i] = 0;
+		m->len[i] = 0;
+	}
+	for (u32 i = 0; i < r->nargs; i++) {
+		u64 v = c->arg[i];
 		u8 kind = r->arg[i].kind;
 		bool fd = kind >= A_FD && kind <= A_ATFD;
 		if (kind == A_INT || fd)
@@ -314,37 +318,30 @@ static bool makes_the_call(const struct decision *d)
 long dispatch(struct thread *t, struct call *c)
 {
 	const struct row *r = row_of(c->nr);
-	long ret;
-	if (!c->recorded) {
-		if (!c->may_block && r && r->door == DOOR_TRAP)
-			return CALL_TO_TRAP;
-		struct decision d = decide(t, r, c);
-		if (!c->may_block && (d.verdict == PSB_VERDICT_TRAP || d.verdict == PSB_VERDICT_KILL_THREAD || d.verdict == PSB_VERDICT_KILL_PROCESS))
-			return CALL_TO_TRAP; /* signals belong to the thread; it decides and records again */
-		static const struct row nothing;
-		ret = marshal(t, r ? r : &nothing, c);
-		long lost = record(t, r, c, &d);
-		if (lost) {
-			marshal_end(t);
-			return lost; /* a call that cannot be recorded is not made */
-		}
-		c->recorded = true;
-		if (!makes_the_call(&d)) {
-			marshal_end(t);
-			ret = denied(t, c, &d);
-			trace_end(&t->proc->tracer, &c->rec, ret);
-			return ret;
-		}
-		if (!ret)
-			ret = perform(t, r, c);
-	} else {
-		ret = perform(t, r, c);
+	if (c->recorded)
+		return perform(t, r, c);
+	if (!c->may_block && r && r->door == DOOR_TRAP)
+		return CALL_TO_TRAP;
+	struct decision d = decide(t, r, c);
+	if (!c->may_block && (d.verdict == PSB_VERDICT_TRAP || d.verdict == PSB_VERDICT_KILL_THREAD || d.verdict == PSB_VERDICT_KILL_PROCESS))
+		return CALL_TO_TRAP; /* signals belong to the thread; it decides and records again */
+	static const struct row nothing;
+	long ret = marshal(t, r ? r : &nothing, c);
+	long lost = record(t, r, c, &d);
+	if (lost)
+		return lost; /* a call that cannot be recorded is not made */
+	c->recorded = true;
+	if (!makes_the_call(&d)) {
+		marshal_end(t); /* the thread may end in there */
+		return denied(t, c, &d);
 	}
-	if (ret == CALL_TO_TRAP)
-		return ret; /* the copies and held descriptors wait for the thread */
+	return ret ? ret : perform(t, r, c);
+}
+
+void dispatch_done(struct thread *t, struct call *c, long ret)
+{
 	c->rec.refused = marshal_of(t)->refused && ret < 0;
 	marshal_end(t);
 	if (ret != CALL_NO_RETURN) /* a forked child, or rt_sigreturn: no result of this call to tell */
 		trace_end(&t->proc->tracer, &c->rec, ret);
-	return ret;
 }

@@ -60,6 +60,7 @@ struct ring {
 	u32 burst;
 	u64 last_trap;         /* TSC */
 	u64 backoff, backoff_until; /* TSC cycles; no polling before */
+	u64 mask[16];          /* CPUs that this process may use; empty: not known yet */
 	u8 *memory;
 	u32 cred_gen;          /* of the thread that made the server */
 	_Atomic u32 caller_cpu; /* where the thread that last entered the guest did so */
@@ -143,6 +144,9 @@ static inline struct thread *current_thread(void)
 /* --- dispatch.c: the one way through for every door -------------------------------------------------- */
 /* Policy, record, perform. Returns what the guest sees in RAX, or CALL_TO_TRAP / CALL_NO_RETURN, or -ERESTART*. */
 long dispatch(struct thread *t, struct call *c);
+/* What follows a result other than CALL_TO_TRAP, while `busy` is still held: copies and descriptors are let go, the result is
+ * recorded. The ring server answers the guest first, which goes on meanwhile. */
+void dispatch_done(struct thread *t, struct call *c, long ret);
 
 /* --- kvm.c ------------------------------------------------------------------------------------------- */
 /* Registers of the thread's vCPU as of the last exit, with a pending `out` completed (RIP behind it). Call before

@@ -19,8 +19,11 @@
 #define BURST_GAP (10 * exit_cost)        /* trap exits closer than this would have found a polling server */
 #define BURST_LENGTH 2u                   /* so many in a row wake the server */
 #define PREEMPTED 300000ul    /* a gap in our own polling: somebody else needs the CPU */
+#define BACKOFF_SHARED 1000000ul /* after losing the CPU though there was work */
 #define BACKOFF_MIN 4000000ul
 #define BACKOFF_MAX 400000000ul
+#define WORTH_IT 50u          /* calls served since the last wake-up: a server that is used, whoever else wants its CPU */
+#define MOVE_GAP 2000000ul    /* between two moves to another CPU: more often the scheduler knows better */
 
 #define SERVER_NONE 0u
 #define SERVER_RUNS 1u
@@ -70,38 +73,43 @@ static bool serve(struct proc *p, struct thread *t)
 		return true;
 	}
 	struct call *c = &t->call;
-	*c = (struct call){.nr = (u32)t->slot->nr_ret, .door = PSB_DOOR_JUMP};
+	c->nr = (u32)t->slot->nr_ret; /* field by field: clearing it as a whole first would cost more */
+	c->door = PSB_DOOR_JUMP;
+	c->may_block = c->recorded = false;
 	for (int i = 0; i < 6; i++)
 		c->arg[i] = t->slot->args[i];
 	c->ret_addr = c->site = __builtin_bswap64(post & ~0xfful);
+	c->rec.ordinal = 0;
 	long ret = dispatch(t, c);
 	if (ret == CALL_TO_TRAP) {
 		t->call_on_ring = true;
 		t->slot->post = PSB_SLOT_TRAP;
-	} else {
+	} else { /* the guest goes on while the rest is done; its next call waits for `busy` */
 		t->slot->nr_ret = (u64)ret;
 		t->slot->post = PSB_SLOT_DONE;
+		dispatch_done(t, c, ret);
 	}
 	atomic_store_explicit(&t->busy, 0, memory_order_release);
 	counters.ring++;
 	return true;
 }
 
-static void serve_all(struct proc *p, u64 *last_call)
+static bool serve_all(struct proc *p)
 {
+	bool any = false;
 	for (u32 i = 0; i < VCPU_MAX && threads.entry[i]; i++) {
 		struct thread *t = threads.entry[i];
-		if (t->state == THREAD_USED && t->proc == p && t->slot && serve(p, t))
-			*last_call = rdtsc();
+		if (t->state == THREAD_USED && t->proc == p && t->slot)
+			any |= serve(p, t);
 	}
+	return any;
 }
 
 static void fall_asleep(struct proc *p)
 {
 	set_entries(p, trap_entry(p));
 	atomic_store(&p->ring.awake, 0);
-	u64 ignored;
-	serve_all(p, &ignored); /* posted before the entries changed; later ones give up by themselves */
+	serve_all(p); /* posted before the entries changed; later ones give up by themselves */
 	while (!atomic_load(&p->ring.awake) && !atomic_load(&p->ring.retire))
 		host_call(__NR_futex, &p->ring.awake, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0);
 	if (!atomic_load(&p->ring.retire))
@@ -116,34 +124,61 @@ static _Noreturn void leave(struct proc *p)
 	thread_leave(&p->ring.started, SERVER_GONE);
 }
 
+/* Off the CPU of the thread that is to be served: the scheduler moves neither of two busy threads for some milliseconds. */
+static bool step_aside(struct proc *p, u32 cpu)
+{
+	u64 mask[ARRAY_LEN(p->ring.mask)], others = 0;
+	memcpy(mask, p->ring.mask, sizeof mask);
+	if (cpu / 64 < ARRAY_LEN(mask))
+		mask[cpu / 64] &= ~(1ul << cpu % 64);
+	for (u32 i = 0; i < ARRAY_LEN(mask); i++)
+		others |= mask[i];
+	return others && !host_call(__NR_sched_setaffinity, 0, sizeof mask, mask);
+}
+
+/* Nobody posts any more, or the CPU is wanted: for how long no burst of calls shall wake the server. */
+static void back_off(struct proc *p, bool cpu_wanted, u64 served, u64 now)
+{
+	struct ring *r = &p->ring;
+	u64 wait = r->backoff * 2;
+	if (!cpu_wanted)
+		r->backoff = 0;
+	else if (served >= WORTH_IT)
+		r->backoff = BACKOFF_SHARED;
+	else /* longer each time */
+		r->backoff = wait < BACKOFF_MIN ? BACKOFF_MIN : wait > BACKOFF_MAX ? BACKOFF_MAX : wait;
+	r->backoff_until = now + r->backoff;
+}
+
 static void server_main(void *arg)
 {
 	struct proc *p = arg;
 	bool always = p->dispatch == PSB_DISPATCH_RING;
-	u64 last_call = rdtsc(), last_poll = last_call;
+	u64 last_call = rdtsc(), last_poll = last_call, moved = 0, woken = counters.ring;
 	set_entries(p, p->mm->shim + SHIM_RING);
 	for (;;) {
+		bool any = false;
 		u32 cpu;
 		if (atomic_load(&p->ring.retire))
 			leave(p);
-		u64 before = last_call;
 		/* Look often, read the clock rarely; no `pause`, it would cost as much as the answer. */
-		for (int look = 0; look < 100 && last_call == before; look++)
-			serve_all(p, &last_call);
+		for (int look = 0; look < 100; look++)
+			any |= serve_all(p);
 		u64 now = rdtscp(&cpu);
-		/* On the CPU of the thread that is to be served: it cannot run while we look. */
 		bool in_the_way = cpu == atomic_load_explicit(&p->ring.caller_cpu, memory_order_relaxed);
-		bool preempted = last_call == before && (in_the_way || now - last_poll > PREEMPTED);
+		if (in_the_way && !any && now - moved > MOVE_GAP && step_aside(p, cpu)) {
+			last_poll = moved = rdtsc();
+			continue;
+		}
+		bool cpu_wanted = !any && (in_the_way || now - last_poll > PREEMPTED);
 		last_poll = now;
-		if (!always && (preempted || now - last_call > IDLE_SPIN)) {
-			u64 wait = p->ring.backoff * 2;
-			if (preempted) /* the CPU is wanted: stay away for a while, longer each time */
-				p->ring.backoff = wait < BACKOFF_MIN ? BACKOFF_MIN : wait > BACKOFF_MAX ? BACKOFF_MAX : wait;
-			else
-				p->ring.backoff = 0;
-			p->ring.backoff_until = now + p->ring.backoff;
+		if (any)
+			last_call = now;
+		if (!always && (cpu_wanted || now - last_call > IDLE_SPIN)) {
+			back_off(p, cpu_wanted, counters.ring - woken, now);
 			fall_asleep(p);
 			last_call = last_poll = rdtsc();
+			woken = counters.ring;
 		}
 	}
 }
@@ -213,9 +248,9 @@ void ring_thread_added(struct thread *t)
 
 void ring_start(struct proc *p)
 {
-	u64 mask[16] = {0};
-	host_call(__NR_sched_getaffinity, 0, sizeof mask, mask);
-	for (u32 i = 0; i < ARRAY_LEN(mask); i++)
+	u64 *mask = p->ring.mask;
+	host_call(__NR_sched_getaffinity, 0, sizeof p->ring.mask, mask);
+	for (u32 i = 0; i < ARRAY_LEN(p->ring.mask); i++)
 		for (u64 m = mask[i]; m; m &= m - 1)
 			cpus++;
 	/* A program's start is a burst of calls. Not where an ancestor lately found the other CPUs busy. */
@@ -243,7 +278,9 @@ void ring_note_exit(u64 cycles)
 void ring_new_process(struct proc *p, struct thread *only)
 {
 	/* The server was a thread of the parent. After fork its memory stays behind as a copy that nothing touches. */
-	p->ring = (struct ring){.backoff_until = p->ring.backoff_until};
+	struct ring fresh = {.backoff_until = p->ring.backoff_until};
+	memcpy(fresh.mask, p->ring.mask, sizeof fresh.mask);
+	p->ring = fresh;
 	only->slot->entry = trap_entry(p);
 	only->slot->post = PSB_SLOT_IDLE;
 }

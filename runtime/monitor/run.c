@@ -155,17 +155,25 @@ static void finish_call(struct thread *t, struct call *c, long ret)
 	}
 }
 
+/* The ring server may be on this slot right now: whoever has `busy` serves it. A holder that lost its CPU needs ours. */
+static void take_busy(struct thread *t)
+{
+	for (u32 round = 0;; round++) {
+		u32 zero = 0;
+		if (atomic_compare_exchange_strong(&t->busy, &zero, 1))
+			return;
+		if (round % 1024 == 1023)
+			host_call(__NR_sched_yield);
+		__builtin_ia32_pause();
+	}
+}
+
 static void handle_call(struct thread *t, u32 port)
 {
 	struct call *c = &t->call;
 	struct kvm_regs *r = &t->run->s.regs.regs;
 	if (port == PSB_PORT_CONT) {
-		/* The ring server may be on this slot right now: whoever has `busy` serves it. */
-		u32 zero = 0;
-		while (!atomic_compare_exchange_weak(&t->busy, &zero, 1)) {
-			zero = 0;
-			__builtin_ia32_pause();
-		}
+		take_busy(t);
 		u64 post = t->slot->post;
 		u8 state = (u8)post;
 		if (state == PSB_SLOT_DONE && !t->call_on_ring) {
@@ -201,15 +209,12 @@ static void handle_call(struct thread *t, u32 port)
 			c->door = PSB_DOOR_JUMP;
 			c->site = c->ret_addr = r->rcx;
 		}
-		u32 zero = 0;
-		while (!atomic_compare_exchange_weak(&t->busy, &zero, 1)) { /* the server, on a slot posted by another thread's hand */
-			zero = 0;
-			__builtin_ia32_pause();
-		}
+		take_busy(t); /* the server may be behind the previous call's answer, or on a slot posted by another thread's hand */
 	}
 	counters.trap++;
 	c->may_block = true;
 	long ret = dispatch(t, c);
+	dispatch_done(t, c, ret);
 	atomic_store(&t->busy, 0);
 	if (port == PSB_PORT_SHIM)
 		ring_note_trap(t);

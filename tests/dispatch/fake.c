@@ -210,7 +210,10 @@ long fake_call(u32 nr, const u64 *args, int may_block)
 	struct call c = {.nr = nr, .may_block = may_block};
 	memcpy(c.arg, args, sizeof c.arg);
 	ncalls = written = ended = 0;
-	return dispatch(&thread, &c);
+	long ret = dispatch(&thread, &c);
+	if (ret != CALL_TO_TRAP)
+		dispatch_done(&thread, &c, ret);
+	return ret;
 }
 
 int fake_calls(void)
