@@ -99,7 +99,8 @@ class Runtime:
         """Names that a deleted container must not leave."""
         names = [name for name in os.listdir(self.root) if not name.startswith("@")] if self.root.exists() else []
         found = [name for name in names if name != "traces"]
-        found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/**/{self.id}")]
+        for directory, below, _ in os.walk("/sys/fs/cgroup"):  # other containers' groups may vanish meanwhile
+            found += [os.path.join(directory, name) for name in below if name == self.id]
         pending = self.root / "@pending"
         return found + (os.listdir(pending) if pending.exists() else [])
 
