@@ -50,6 +50,7 @@ RLIMITS = {
     )
 }
 _INFINITY = 2**64 - 1
+_MONITOR_NOFILE = 1024  # as NOFILE_FLOOR in runtime/monitor/limits.c
 _SCHED = {
     "SCHED_OTHER": 0,
     "SCHED_FIFO": 1,
@@ -187,6 +188,8 @@ def set_rlimits(rlimits: tuple[Rlimit, ...]) -> None:
         if number is None:
             raise ConfigError(f"unknown rlimit type {limit.type!r}", pointer="/process/rlimits")
         values = tuple(resource.RLIM_INFINITY if v == _INFINITY else v for v in (limit.soft, limit.hard))
+        if number == resource.RLIMIT_NOFILE:
+            values = _room_for_monitor(values[0], values[1])
         try:
             resource.setrlimit(number, (values[0], values[1]))
         except ValueError as error:
@@ -208,14 +211,33 @@ def stack_limit(rlimits: tuple[Rlimit, ...]) -> int:
     return _INFINITY if soft == resource.RLIM_INFINITY else soft
 
 
-def descriptor_limit(rlimits: tuple[Rlimit, ...]) -> int:
-    """The soft RLIMIT_NOFILE the program gets."""
+def descriptor_limits(rlimits: tuple[Rlimit, ...]) -> tuple[int, int]:
+    """RLIMIT_NOFILE the program gets, soft and hard; the process' own before `set_rlimits` if none is asked for."""
     for limit in rlimits:
         if limit.type == "RLIMIT_NOFILE":
-            return limit.soft
+            return limit.soft, limit.hard
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def own_descriptor_limit() -> int:
+    """The process' soft RLIMIT_NOFILE."""
     import resource
 
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _room_for_monitor(soft: int, hard: int) -> tuple[int, int]:
+    """The monitor keeps the program's RLIMIT_NOFILE; the kernel's has to leave the monitor room above it. Never above
+    the hard limit there is, unless more was asked for."""
+    import resource
+
+    if resource.RLIM_INFINITY in (soft, hard):
+        return soft, hard  # the kernel refuses it
+    present = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    hard = max(hard, min(_MONITOR_NOFILE, present))
+    return max(soft, min(_MONITOR_NOFILE, hard)), hard
 
 
 def set_oom_score(score: int | None) -> str | None:

@@ -269,10 +269,10 @@ class Vault:
 
 
 class Start:
-    """`struct psb_start`, 96 bytes."""
+    """`struct psb_start`, 112 bytes."""
 
-    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "facts_off", "facts_len",)
-    SIZE = 96
+    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "nofile_soft", "nofile_hard", "facts_off", "facts_len",)
+    SIZE = 112
     OFFSET = {
         "magic": 0,
         "version": 8,
@@ -292,10 +292,12 @@ class Start:
         "fds_off": 72,
         "wait_fd": 76,
         "exec_tsc": 80,
-        "facts_off": 88,
-        "facts_len": 92,
+        "nofile_soft": 88,
+        "nofile_hard": 96,
+        "facts_off": 104,
+        "facts_len": 108,
     }
-    _layout = Struct("<QIIIIIIiiIIQQIIIIQII")
+    _layout = Struct("<QIIIIIIiiIIQQIIIIQQQII")
 
     def __init__(
         self,
@@ -318,6 +320,8 @@ class Start:
         fds_off: int = 0,
         wait_fd: int = 0,
         exec_tsc: int = 0,
+        nofile_soft: int = 0,
+        nofile_hard: int = 0,
         facts_off: int = 0,
         facts_len: int = 0,
     ) -> None:
@@ -339,6 +343,8 @@ class Start:
         self.fds_off: int = fds_off
         self.wait_fd: int = wait_fd
         self.exec_tsc: int = exec_tsc
+        self.nofile_soft: int = nofile_soft
+        self.nofile_hard: int = nofile_hard
         self.facts_off: int = facts_off
         self.facts_len: int = facts_len
 
@@ -362,6 +368,8 @@ class Start:
             self.fds_off,
             self.wait_fd,
             self.exec_tsc,
+            self.nofile_soft,
+            self.nofile_hard,
             self.facts_off,
             self.facts_len,
         )
@@ -388,6 +396,8 @@ class Start:
         fds_off: int = 0,
         wait_fd: int = 0,
         exec_tsc: int = 0,
+        nofile_soft: int = 0,
+        nofile_hard: int = 0,
         facts_off: int = 0,
         facts_len: int = 0,
     ) -> bytes:
@@ -410,6 +420,8 @@ class Start:
             fds_off=fds_off,
             wait_fd=wait_fd,
             exec_tsc=exec_tsc,
+            nofile_soft=nofile_soft,
+            nofile_hard=nofile_hard,
             facts_off=facts_off,
             facts_len=facts_len,
         ).to_bytes()
@@ -436,8 +448,10 @@ class Start:
         new.fds_off = values[15]
         new.wait_fd = values[16]
         new.exec_tsc = values[17]
-        new.facts_off = values[18]
-        new.facts_len = values[19]
+        new.nofile_soft = values[18]
+        new.nofile_hard = values[19]
+        new.facts_off = values[20]
+        new.facts_len = values[21]
         return new
 
 

@@ -85,6 +85,7 @@ def become(
     process.set_security_labels(wanted, roles[abi.FD_PROC])
     process.set_personality(program.personality)
     process.own_stdio(wanted.user.uid)
+    nofile = process.descriptor_limits(wanted.rlimits)
     process.set_rlimits(wanted.rlimits)
     process.drop_bounding(program.capabilities)
     process.become_user(wanted)
@@ -101,7 +102,7 @@ def become(
     path = launch_program.find_program(program.path or wanted.args[0], env)
     launch_program.check_format(path)
     first_free = 3 + program.listen_fds + program.preserve_fds
-    number = launch_vault.monitor_number(process.descriptor_limit(wanted.rlimits), first_free)
+    number = launch_vault.monitor_number(process.own_descriptor_limit(), first_free)
     record = launch_vault.start_record(
         path=os.path.realpath(path),
         execfn=path,
@@ -110,6 +111,7 @@ def become(
         trace=program.trace,
         pin=program.pin,
         stack_limit=process.stack_limit(wanted.rlimits),
+        nofile=nofile,
         wait_fd=0 if start_socket is None else number + 3,
     )
     # Whatever an engine leaked into the runtime stops here; those at their numbers are set inheritable afterwards.

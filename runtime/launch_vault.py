@@ -77,13 +77,24 @@ def make_vault(roles: dict[int, int]) -> int:
 
 
 def start_record(
-    *, path: str, execfn: str, fds: list[int], dispatch: int, trace: int, pin: int, stack_limit: int, wait_fd: int = 0
+    *,
+    path: str,
+    execfn: str,
+    fds: list[int],
+    dispatch: int,
+    trace: int,
+    pin: int,
+    stack_limit: int,
+    nofile: tuple[int, int],
+    wait_fd: int = 0,
 ) -> int:
-    """Memfd with the struct psb_start of a container's first program. `wait_fd`: descriptor to wait on, 0 for none."""
+    """Socket that holds the struct psb_start of a container's first program. `stack_limit`: soft, bytes; `nofile`: soft
+    and hard; `wait_fd`: descriptor to wait on, 0 for none."""
     strings = os.fsencode(path) + b"\0" + os.fsencode(execfn) + b"\0"
     path_off = abi.Start.SIZE
     fds_off = path_off + len(strings) + (-len(strings)) % 8
-    size = fds_off + 4 * len(fds)
+    words = max(fds, default=0) // 64 + 1
+    size = fds_off + 8 * words
     head = abi.Start.pack(
         magic=abi.START_MAGIC,
         version=abi.ABI_VERSION,
@@ -98,14 +109,18 @@ def start_record(
         execfn_off=path_off + len(os.fsencode(path)) + 1,
         stack_limit=stack_limit,
         trace_chunk=0xFFFFFFFF,
-        nfds=len(fds),
+        nfds=64 * words,
         fds_off=fds_off,
         wait_fd=wait_fd,
+        nofile_soft=nofile[0],
+        nofile_hard=nofile[1],
     )
-    body = strings.ljust(fds_off - path_off, b"\0") + b"".join(fd.to_bytes(4, "little") for fd in fds)
-    fd = os.memfd_create("pysandbox-start", os.MFD_CLOEXEC)
-    _fill(fd, head + body)
-    return fd
+    published = sum(1 << fd for fd in set(fds))
+    body = strings.ljust(fds_off - path_off, b"\0") + published.to_bytes(8 * words, "little")
+    writer, reader = socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
+    writer.send(head + body)
+    writer.close()
+    return reader.detach()
 
 
 def monitor_number(limit: int, first_free: int) -> int:

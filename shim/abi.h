@@ -58,7 +58,8 @@
  * The launcher (first process) or a monitor (guest execve) executes the sealed monitor memfd with
  * execveat(fd, "", argv, envp, AT_EMPTY_PATH): argv and envp are the guest's own, so that
  * /proc/PID/cmdline and environ are right by themselves. AT_EXECFN is then "/dev/fd/N" and
- *     fd N   = the monitor memfd,  fd N+1 = the vault,  fd N+2 = the start record (memfd).
+ *     fd N   = the monitor memfd,  fd N+1 = the vault,  fd N+2 = the start record.
+ * The record is the only message in the receive queue of a SOCK_DGRAM socket: no file, so RLIMIT_FSIZE does not matter.
  * All three are inheritable; none is published to the guest.
  * A start record with a `wait_fd` makes the monitor wait there before anything of the program is loaded: a listening
  * SOCK_SEQPACKET socket. Each connection carries one byte: ASK is answered by WAITING at once, START by STARTED when the
@@ -133,10 +134,12 @@ struct psb_start {
 	uint64_t stack_limit; /* guest's RLIMIT_STACK soft limit, bytes; ~0 = unlimited */
 	uint64_t seq;         /* next trace sequence number of this process */
 	uint32_t trace_chunk; /* chunk being written (~0: none) */
-	uint32_t nfds;        /* published descriptors */
-	uint32_t fds_off;     /* uint32_t[nfds] */
+	uint32_t nfds;        /* numbers the map of published descriptors has a bit for, multiple of 64 */
+	uint32_t fds_off;     /* uint64_t[nfds / 64] */
 	uint32_t wait_fd;     /* descriptor to wait on for the release; 0: none */
 	uint64_t exec_tsc;
+	uint64_t nofile_soft; /* guest's RLIMIT_NOFILE; the host's is higher where the monitor needs more */
+	uint64_t nofile_hard;
 	uint32_t facts_off;   /* is_exec: what the previous monitor found out about this host (struct host_facts in */
 	uint32_t facts_len;   /* runtime/monitor/proc.h; same binary, same host), 0: nothing */
 };

@@ -148,16 +148,18 @@ def test_sealed_memfd_cannot_change() -> None:
 
 def test_start_record() -> None:
     fd = launch_vault.start_record(
-        path="/bin/busybox", execfn="/bin/sh", fds=[0, 1, 2, 5], dispatch=1, trace=2, pin=1, stack_limit=8 << 20
+        path="/bin/busybox", execfn="/bin/sh", fds=[0, 1, 2, 5, 70], dispatch=1, trace=2, pin=1, stack_limit=8 << 20,
+        nofile=(3, 9),
     )
-    data = os.pread(fd, 65536, 0)
+    data = os.read(fd, 65536)
     os.close(fd)
     start = abi.Start.unpack(data)
     assert (start.magic, start.size, start.is_exec) == (abi.START_MAGIC, len(data), 0)
     assert data[start.path_off : data.index(b"\0", start.path_off)] == b"/bin/busybox"
     assert data[start.execfn_off : data.index(b"\0", start.execfn_off)] == b"/bin/sh"
-    assert start.fds_off % 4 == 0
-    assert struct.unpack_from(f"<{start.nfds}I", data, start.fds_off) == (0, 1, 2, 5)
+    assert (start.fds_off % 8, start.nfds) == (0, 128)
+    assert struct.unpack_from("<2Q", data, start.fds_off) == (0b100111, 1 << 6)
+    assert (start.nofile_soft, start.nofile_hard) == (3, 9)
     assert (start.dispatch, start.trace, start.pin, start.stack_limit) == (1, 2, 1, 8 << 20)
 
 

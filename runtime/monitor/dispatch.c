@@ -237,6 +237,8 @@ long call_host(struct thread *t, struct call *c, long nr, u64 a, u64 b, u64 d, u
 
 static long perform(struct thread *t, const struct row *r, struct call *c)
 {
+	if (unlikely(r->flags & F_FD) && fd_full(t->proc))
+		return -EMFILE; /* before anything is created, accepted or truncated */
 	if (r->handler)
 		return r->handler(t, c);
 	const u64 *a = marshal_of(t)->arg;

@@ -249,36 +249,48 @@ static long copy_vector(gptr vec, char **prefix, u32 nprefix, u32 skip, char ***
 	return 0;
 }
 
-/* The start record as a memfd, moved to the number the next monitor looks at. */
+#define AF_UNIX 1
+#define SOCK_DGRAM 2
+#define SOCK_CLOEXEC O_CLOEXEC
+
+/* Sends the record into a socket whose other end then stands at the number the next monitor looks at. */
+static long leave_record(struct proc *p, struct iovec_k *iov, u32 n, u64 size)
+{
+	int pair[2];
+	long r = host_call(__NR_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair);
+	if (r)
+		return r;
+	r = host_call(__NR_writev, pair[0], iov, n);
+	if (r >= 0)
+		r = r == (long)size ? host_call(__NR_dup3, pair[1], p->vault_fd + 1, 0) : -ENOSPC;
+	host_call(__NR_close, pair[0]);
+	host_call(__NR_close, pair[1]);
+	return r < 0 ? r : 0;
+}
+
 static long write_start_record(struct thread *t, const struct program *prog, const char *execfn)
 {
 	struct proc *p = t->proc;
-	u32 *fds = host_alloc(FD_MAX * sizeof *fds);
+	u32 nfds = fd_map_size(p);
+	u64 *fds = host_alloc(FD_NUMBERS / 8);
 	if (!fds)
 		return -ENOMEM;
-	u32 nfds = fd_list(p, fds, FD_MAX);
+	fd_map(p, fds, nfds);
 	u64 path_len = strlen(prog->path) + 1, fn_len = strlen(execfn) + 1;
 	struct psb_start s = {.magic = PSB_START_MAGIC, .version = PSB_ABI_VERSION, .dispatch = p->dispatch, .trace = p->trace_mode, .pin = p->pin,
 			      .is_exec = 1, .exe_fd = prog->exe_fd, .interp_fd = prog->interp_fd, .stack_limit = p->stack_limit, .nfds = nfds,
-			      .facts_off = sizeof s, .exec_tsc = rdtsc()};
+			      .nofile_soft = p->nofile[0], .nofile_hard = p->nofile[1], .facts_off = sizeof s, .exec_tsc = rdtsc()};
 	const struct host_facts *facts = host_facts(p, &s.facts_len);
 	s.fds_off = s.facts_off + (u32)ROUND_UP(s.facts_len, 8);
-	s.path_off = s.fds_off + nfds * 4;
+	s.path_off = s.fds_off + nfds / 8;
 	s.execfn_off = s.path_off + (u32)path_len;
 	s.size = s.execfn_off + (u32)fn_len;
 	trace_exec_save(&p->tracer, &s);
-	struct {
-		const void *base;
-		u64 len;
-	} iov[5] = {{&s, sizeof s}, {facts, ROUND_UP(s.facts_len, 8)}, {fds, nfds * 4ul}, {prog->path, path_len}, {execfn, fn_len}};
-	long fd = host_call(__NR_memfd_create, "psb-start", 1);
-	long r = fd < 0 ? fd : host_call(__NR_writev, fd, iov, ARRAY_LEN(iov));
-	if (r >= 0)
-		r = r == (long)s.size ? host_call(__NR_dup3, fd, p->vault_fd + 1, 0) : -ENOSPC;
-	if (fd >= 0)
-		host_call(__NR_close, fd);
-	host_free(fds, FD_MAX * sizeof *fds);
-	return r < 0 ? r : 0;
+	struct iovec_k iov[5] = {{(u64)&s, sizeof s}, {(u64)facts, ROUND_UP(s.facts_len, 8)}, {(u64)fds, nfds / 8}, {(u64)prog->path, path_len},
+				 {(u64)execfn, fn_len}};
+	long r = leave_record(p, iov, ARRAY_LEN(iov), s.size);
+	host_free(fds, FD_NUMBERS / 8);
+	return r;
 }
 
 static long exec_now(struct thread *t, struct program *prog, const char *execfn, char **argv, char **envp)

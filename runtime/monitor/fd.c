@@ -15,7 +15,7 @@
 #define MONITOR 255u /* class: a descriptor of the monitor */
 
 /* Numbers the guest can have; above, opening says EMFILE. One allocation of FD_MAX bytes holds the classes and what follows. */
-#define FD_COUNT 262144
+#define FD_COUNT (u32)FD_NUMBERS
 struct fdtab_tail {
 	_Atomic u16 use[FD_COUNT];
 	u32 high; /* no number at or above it was ever marked */
@@ -38,6 +38,12 @@ static _Atomic u8 *class_ref(struct proc *p, int fd)
 static bool in_table(int fd)
 {
 	return (u32)fd < FD_COUNT;
+}
+
+/* May a new descriptor have this number? */
+static bool may_have(const struct proc *p, int fd)
+{
+	return in_table(fd) && (u64)fd < p->nofile[0];
 }
 
 /* The vault's neighbours are kept free for exec. */
@@ -133,7 +139,7 @@ void fd_unpublish(struct proc *p, int fd)
 long fd_publish_as(struct thread *t, int fd, enum fd_class class)
 {
 	struct proc *p = t->proc;
-	if (!in_table(fd)) {
+	if (!may_have(p, fd)) {
 		host_call(__NR_close, fd);
 		return -EMFILE;
 	}
@@ -141,7 +147,9 @@ long fd_publish_as(struct thread *t, int fd, enum fd_class class)
 		long flags = host_call(__NR_fcntl, fd, F_GETFD);
 		long n = host_call(__NR_fcntl, fd, flags > 0 ? F_DUPFD_CLOEXEC : F_DUPFD, p->vault_fd + 2);
 		host_call(__NR_close, fd);
-		if (n < 0 || !in_table((int)n))
+		if (n >= 0 && !may_have(p, (int)n))
+			host_call(__NR_close, n);
+		if (n < 0 || !may_have(p, (int)n))
 			return -EMFILE;
 		fd = (int)n;
 	}
@@ -235,7 +243,7 @@ static enum fd_class classify(struct proc *p, int fd, bool *proc)
 long fd_publish(struct thread *t, int fd)
 {
 	struct proc *p = t->proc;
-	if (!in_table(fd)) {
+	if (!may_have(p, fd)) {
 		host_call(__NR_close, fd);
 		return -EMFILE;
 	}
@@ -267,25 +275,43 @@ static void make_table(struct proc *p)
 	host_call(__NR_madvise, tail(p), FD_COUNT * sizeof(u16), MADV_WIPEONFORK);
 }
 
-void fd_start(struct proc *p, const u32 *fds, u32 n)
+void fd_start(struct proc *p, const u64 *map, u32 n)
 {
 	make_table(p);
-	for (u32 i = 0; i < n; i++) {
-		int fd = (int)fds[i];
-		bool proc = false;
-		enum fd_class class = in_table(fd) ? classify(p, fd, &proc) : FD_NONE;
-		if (class != FD_NONE) /* a procfs file here was admitted when it was opened, or given by the launcher */
-			mark(p, fd, (u8)class);
+	for (u32 i = 0; i < n / 64; i++) {
+		for (u64 bits = map[i]; bits; bits &= bits - 1) {
+			int fd = (int)(i * 64 + (u32)__builtin_ctzl(bits));
+			bool proc = false;
+			enum fd_class class = in_table(fd) ? classify(p, fd, &proc) : FD_NONE;
+			if (class != FD_NONE) /* a procfs file here was admitted when it was opened, or given by the launcher */
+				mark(p, fd, (u8)class);
+		}
 	}
 }
 
-u32 fd_list(struct proc *p, u32 *out, u32 cap)
+u32 fd_map_size(struct proc *p)
 {
-	u32 n = 0;
-	for (u32 fd = 0; fd < tail(p)->high && n < cap; fd++)
+	return (u32)ROUND_UP(tail(p)->high, 64);
+}
+
+void fd_map(struct proc *p, u64 *map, u32 n)
+{
+	memset(map, 0, n / 8);
+	for (u32 fd = 0; fd < n; fd++)
 		if (fd_published(p, (int)fd))
-			out[n++] = fd;
-	return n;
+			map[fd / 64] |= 1ul << fd % 64;
+}
+
+/* At the host's own limit the host says so by itself, before it has done anything. */
+bool fd_full(struct proc *p)
+{
+	u64 limit = p->nofile[0];
+	if (limit >= PREFERRED_TOP)
+		return false;
+	for (u32 fd = 0; fd < limit; fd++)
+		if (class_raw(p, (int)fd) == FD_NONE)
+			return false;
+	return true;
 }
 
 void fd_copy(struct proc *child, struct proc *parent)
@@ -341,7 +367,7 @@ long h_close(struct thread *t, struct call *c)
 static long dup_onto(struct thread *t, int from, int to, u32 flags)
 {
 	struct proc *p = t->proc;
-	if (!in_table(to))
+	if (!may_have(p, to))
 		return -EBADF;
 	lock_acquire(&p->fds.lock);
 	enum fd_class class = fd_class_of(p, from); /* closing and replacing take the lock as well */
@@ -540,6 +566,8 @@ long h_signalfd4(struct thread *t, struct call *c)
 long fd_dup_from(struct thread *t, int fd, u32 cmd, u64 least)
 {
 	enum fd_class class = fd_class_of(t->proc, fd);
+	if (least >= t->proc->nofile[0])
+		return -EINVAL;
 	long r = host_call(__NR_fcntl, fd, cmd, least);
 	return r < 0 ? r : publish_copy(t, (int)r, fd, class);
 }

@@ -51,6 +51,7 @@
 #define F_GETFL 3
 #define F_SETFL 4
 #define F_DUPFD_CLOEXEC 1030
+#define F_SETPIPE_SZ 1031
 #define FD_CLOEXEC 1u
 
 /* Address families a guest may have sockets of: UNIX, INET, INET6, NETLINK, PACKET. Others answer as a kernel without them. */

@@ -90,6 +90,7 @@ struct proc {
 	} hidden[4];                /* files of ours on file systems that are not: trace, /dev/kvm, plan store. Owner: procfs.c */
 	u64 internal_dev[3];        /* devices of the kernel's own mounts: memfds, sockets, anonymous inodes */
 	u64 stack_limit;            /* guest's RLIMIT_STACK soft limit */
+	u64 nofile[2];              /* guest's RLIMIT_NOFILE, soft and hard. Owner: limits.c */
 	u64 auxv[64];               /* as given to the program */
 	u32 auxv_len;               /* bytes */
 	struct ring ring;
@@ -194,11 +195,15 @@ enum fd_class fd_class_of(struct proc *p, int fd);
  * descriptor closed (for example a procfs file the guest must not have). */
 long fd_publish(struct thread *t, int fd);
 void fd_unpublish(struct proc *p, int fd);
-void fd_start(struct proc *p, const u32 *fds, u32 n); /* from the start record: those that are open */
-u32 fd_list(struct proc *p, u32 *out, u32 cap);       /* published numbers, for the start record */
+/* Bit maps of published numbers, `n` (a multiple of 64) of them; for the start record. */
+void fd_start(struct proc *p, const u64 *map, u32 n); /* marks those that are open */
+u32 fd_map_size(struct proc *p);
+void fd_map(struct proc *p, u64 *map, u32 n);
+bool fd_full(struct proc *p); /* a new descriptor would have a number above the guest's limit */
 void fd_copy(struct proc *child, struct proc *parent);/* vfork child: own table */
 /* Move a monitor descriptor to a free high number (CLOEXEC as asked). */
 int fd_move_high(struct proc *p, int fd, bool cloexec);
 #define FD_MAX 1048576
+#define FD_NUMBERS 262144 /* a guest has lower ones only */
 
 #endif

@@ -103,6 +103,7 @@ struct host_facts {
 	u64 ring_backoff_until;      /* TSC; the ring server of this process found the CPUs busy */
 	u8 kvm[12288];               /* kvm_facts(): as long as it is */
 };
+#define START_MAX (128ul << 10) /* a start record: facts, two paths, a bit for every descriptor number */
 const struct host_facts *host_facts(struct proc *p, u32 *len);
 
 /* exec.c: the container's first program, found by path; argv gets a script's interpreter in front. */

@@ -10,6 +10,7 @@
 #include "mm.h"
 #include "monitor.h"
 #include "kvm.h"
+#include "procfs.h"
 #include "vault.h"
 #include "syscalls/handlers.h"
 
@@ -93,66 +94,14 @@ static bool parse_name(struct proc *p, const char *path, struct proc_name *n)
 #define OWN 1    /* the process itself may open it */
 #define OTHERS 2 /* and other processes, as far as the kernel lets them */
 #define TREE 4   /* the name stands for everything below it as well */
-#define MADE 8   /* content is made here */
+#define MADE 8   /* content is made by the monitor */
+#define MADE_OWN 16 /* and of the process itself only */
 
 struct rule {
 	const char *name;
 	u8 flags;
-	long (*make)(struct thread *t, int fd, char *buf, u64 cap);
+	procfs_maker make;
 };
-
-static long make_maps(struct thread *t, int fd, char *buf, u64 cap)
-{
-	(void)fd;
-	return (long)mm_format_maps(t->proc, buf, cap);
-}
-
-static long make_auxv(struct thread *t, int fd, char *buf, u64 cap)
-{
-	(void)fd;
-	u64 n = t->proc->auxv_len;
-	if (n > sizeof t->proc->auxv || n > cap)
-		return -EIO;
-	memcpy(buf, t->proc->auxv, n);
-	return (long)n;
-}
-
-/* stat: the addresses of the monitor's text, stack and registers become 0, as for somebody without ptrace rights. */
-static long make_stat(struct thread *t, int fd, char *buf, u64 cap)
-{
-	(void)t;
-	static const u8 hidden[] = {26, 27, 28, 29, 30, 35, 45, 46, 47, 48, 49, 50, 51};
-	char text[2048];
-	long n = host_call(__NR_read, fd, text, sizeof text - 1);
-	if (n <= 0 || (u64)n * 2 > cap)
-		return n < 0 ? n : -EIO;
-	text[n] = 0;
-	const char *s = strrchr(text, ')'); /* the name may hold anything, but it ends at the last parenthesis */
-	if (!s)
-		return -EIO;
-	u64 out = (u64)(s + 1 - text);
-	memcpy(buf, text, out);
-	u32 field = 2;
-	for (s++; *s == ' ';) {
-		const char *end = s + 1;
-		while (*end && *end != ' ' && *end != '\n')
-			end++;
-		field++;
-		bool hide = false;
-		for (u32 i = 0; i < sizeof hidden; i++)
-			hide |= hidden[i] == field;
-		buf[out++] = ' ';
-		if (hide) {
-			buf[out++] = '0';
-		} else {
-			memcpy(buf + out, s + 1, (u64)(end - s - 1));
-			out += (u64)(end - s - 1);
-		}
-		s = end;
-	}
-	buf[out++] = '\n';
-	return (long)out;
-}
 
 static const struct rule rules[] = {
 	{"", OWN | OTHERS, NULL},
@@ -170,7 +119,7 @@ static const struct rule rules[] = {
 	{"fdinfo", OWN | TREE, NULL},
 	{"gid_map", OWN | OTHERS, NULL},
 	{"io", OWN | OTHERS, NULL},
-	{"limits", OWN | OTHERS, NULL},
+	{"limits", OWN | OTHERS | MADE | MADE_OWN, make_limits},
 	{"loginuid", OWN | OTHERS, NULL},
 	{"maps", OWN | MADE, make_maps},
 	{"mountinfo", OWN | OTHERS, NULL},
@@ -266,46 +215,6 @@ static bool top_is_genuine(struct proc *p, int fd, const char *path)
 	return same;
 }
 
-#define MADE_MAX (16ul << 20)
-
-/* A read-only memfd with the text. */
-static long made_file(struct thread *t, int fd, const struct rule *rule)
-{
-	long flags = host_call(__NR_fcntl, fd, F_GETFD);
-	u64 cap = rule->make == make_maps ? 64 << 10 : 8 << 10;
-	char *buf = NULL;
-	long n = 0;
-	for (;; cap = ROUND_UP((u64)n + PAGE, PAGE)) {
-		buf = host_alloc(cap);
-		if (!buf)
-			return -ENOMEM;
-		n = rule->make(t, fd, buf, cap);
-		if (n < 0 || (u64)n <= cap)
-			break;
-		host_free(buf, cap);
-		if ((u64)n > MADE_MAX)
-			return -EFBIG;
-	}
-	long mem = n < 0 ? n : host_call(__NR_memfd_create, rule->name, 1);
-	if (mem >= 0 && host_call(__NR_write, mem, buf, n) != n) {
-		close_fd(mem);
-		mem = -ENOSPC;
-	}
-	host_free(buf, cap);
-	if (mem < 0)
-		return mem;
-	char link[32];
-	fd_link(link, (int)mem);
-	long r = host_call(__NR_openat, t->proc->proc_fd, link, O_CLOEXEC, 0);
-	close_fd(mem);
-	if (r < 0)
-		return r;
-	/* the number the guest expects: the one it was opened under */
-	long d = host_call(__NR_dup3, r, fd, flags > 0 && (u64)flags & FD_CLOEXEC ? O_CLOEXEC : 0);
-	close_fd(r);
-	return d;
-}
-
 /* -EACCES or the rule (NULL: a name of the top level). */
 static long judge(struct proc *p, int fd, const char *path, const struct rule **out)
 {
@@ -329,7 +238,7 @@ static long judge(struct proc *p, int fd, const char *path, const struct rule **
 		if (!number(n.rest + 7, &k) || !fd_published(p, (int)k))
 			return -EACCES;
 	}
-	*out = r;
+	*out = r->flags & MADE_OWN && !n.own ? NULL : r;
 	return 0;
 }
 
@@ -347,7 +256,7 @@ long procfs_admit(struct thread *t, int fd, bool dir)
 	if (!r && rule && rule->flags & MADE) {
 		long fl = host_call(__NR_fcntl, fd, F_GETFL);
 		if (fl >= 0 && !((u64)fl & O_PATH))
-			r = made_file(t, fd, rule);
+			r = procfs_made_file(t, fd, rule->name, rule->make);
 	}
 	if (r < 0) {
 		close_fd(fd);

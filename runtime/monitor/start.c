@@ -39,17 +39,18 @@ static u32 parse_number(const char *s)
 	return n;
 }
 
-/* Maps the start record and checks what the monitor relies on. */
+/* Takes the start record out of its socket and checks what the monitor relies on. */
 static const struct psb_start *read_start_record(int fd)
 {
-	u8 st[144];
-	if (host_call(__NR_fstat, fd, st))
-		fatal("start record: not open");
-	u64 size = *(u64 *)(st + 48);
-	long p = size >= sizeof(struct psb_start) ? host_call(__NR_mmap, 0, ROUND_UP(size, PAGE), 1, MAP_PRIVATE, fd, 0) : -EINVAL;
-	const struct psb_start *s = (const struct psb_start *)p;
-	if (IS_ERR(p) || s->magic != PSB_START_MAGIC || s->version != PSB_ABI_VERSION || s->size != size || s->path_off >= size ||
-	    s->execfn_off >= size || ((const char *)s)[size - 1] != 0 || s->fds_off % 4 || s->fds_off + (u64)s->nfds * 4 > size ||
+	const struct psb_start *s = host_alloc(START_MAX);
+	if (!s)
+		fatal("no memory");
+	long got = host_call(__NR_recvfrom, fd, s, START_MAX, 0, 0, 0);
+	if (IS_ERR(got))
+		fatal("start record: error %d", (int)-got);
+	u64 size = (u64)got;
+	if (size < sizeof *s || s->magic != PSB_START_MAGIC || s->version != PSB_ABI_VERSION || s->size != size || s->path_off >= size ||
+	    s->execfn_off >= size || ((const char *)s)[size - 1] != 0 || s->fds_off % 8 || s->nfds % 64 || s->fds_off + (u64)s->nfds / 8 > size ||
 	    (s->facts_len && (s->facts_len < offsetof(struct host_facts, kvm) || s->facts_off % 8 || s->facts_off + (u64)s->facts_len > size)))
 		fatal("start record: malformed");
 	return s;
@@ -248,6 +249,8 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	p->trace_mode = start->trace;
 	p->pin = start->pin;
 	p->stack_limit = start->stack_limit;
+	p->nofile[0] = start->nofile_soft;
+	p->nofile[1] = start->nofile_hard;
 	r = vm_init_system(p->vm);
 	if (!r)
 		r = vm_create(p->vm, v.fd[PSB_FD_KVM]);
@@ -268,7 +271,7 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	proc_trace_start(p, &v, start);
 	plan_open(p, v.fd[PSB_FD_PLAN_INDEX], v.fd[PSB_FD_PLAN_STORE], v.fd[PSB_FD_PLANNER]);
 	vault_close(&v, 1u << PSB_FD_PROC | 1u << PSB_FD_PLAN_STORE | 1u << PSB_FD_PLANNER);
-	fd_start(p, (const u32 *)((const char *)start + start->fds_off), start->nfds);
+	fd_start(p, (const u64 *)((const char *)start + start->fds_off), start->nfds);
 	p->proc_fd = fd_move_high(p, v.fd[PSB_FD_PROC], true);
 	p->vm->fd = fd_move_high(p, p->vm->fd, true);
 

@@ -10,6 +10,7 @@
 #include <sys/auxv.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -63,20 +64,23 @@ int main(int argc, char **argv, char **envp)
 		REQUIRE(pread(fd[PSB_FD_TRACE], &trace, sizeof trace, 0) == sizeof trace && trace.magic == PSB_TRACE_MAGIC);
 
 	struct psb_start start;
-	REQUIRE(pread(n + 2, &start, sizeof start, 0) == sizeof start);
+	REQUIRE(recv(n + 2, &start, sizeof start, MSG_PEEK) == sizeof start);
 	REQUIRE(start.magic == PSB_START_MAGIC && start.version == PSB_ABI_VERSION && start.size < 65536 && !start.is_exec);
 	char *record = malloc(start.size);
-	REQUIRE(pread(n + 2, record, start.size, 0) == (ssize_t)start.size);
+	REQUIRE(recv(n + 2, record, start.size, 0) == (ssize_t)start.size);
 	const char *path = record + start.execfn_off;
-	const uint32_t *fds = (const uint32_t *)(record + start.fds_off);
+	const uint64_t *fds = (const uint64_t *)(record + start.fds_off);
+	unsigned published = 0;
 	REQUIRE((start.trace == PSB_TRACE_OFF) == (fd[PSB_FD_TRACE] < 0));
 	REQUIRE(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
 
 	/* Nothing but what is published and the three may have come through. */
 	for (int i = 0; i < 4096; i++) {
 		int known = i >= n && i <= n + 2;
-		for (uint32_t k = 0; k < start.nfds; k++)
-			known |= fds[k] == (uint32_t)i;
+		if ((uint32_t)i < start.nfds && fds[i / 64] >> i % 64 & 1) {
+			known = 1;
+			published++;
+		}
 		for (uint32_t k = 0; k < vault.nfds; k++)
 			known |= role[k] == i;
 		struct psb_vault unused;
@@ -88,12 +92,14 @@ int main(int argc, char **argv, char **envp)
 	}
 	if (getenv("STANDIN_REPORT"))
 		dprintf(1, "path=%s execfn=%s dispatch=%u trace=%u pin=%u nfds=%u stack=%llu n=%d roles=%u\n", record + start.path_off, path,
-			start.dispatch, start.trace, start.pin, start.nfds, (unsigned long long)start.stack_limit, n, vault.nfds);
+			start.dispatch, start.trace, start.pin, published, (unsigned long long)start.stack_limit, n, vault.nfds);
 	close(n);
 	close(n + 1);
 	close(n + 2);
 	for (uint32_t k = 0; k < vault.nfds; k++)
 		close(role[k]);
+	/* the monitor would keep this limit itself */
+	REQUIRE(!setrlimit(RLIMIT_NOFILE, &(struct rlimit){start.nofile_soft, start.nofile_hard}));
 	execve(path, argv, envp);
 	dprintf(2, "stand-in: exec %s: %s\n", path, strerror(errno));
 	return 126;

@@ -1,4 +1,4 @@
-/* Who and what the process is: identifiers, limits, prctl, personality, System V semaphores' odd call. */
+/* Who and what the process is: identifiers, prctl, personality, System V semaphores' odd call. */
 #include "../linux_abi.h"
 #include "handlers.h"
 #include "../mm.h"
@@ -20,65 +20,6 @@ long h_zero(struct thread *t, struct call *c)
 	(void)t;
 	(void)c;
 	return 0;
-}
-
-/* --- limits --------------------------------------------------------------------------------------------------------- */
-
-struct rlimit_k {
-	u64 cur, max;
-};
-
-/* RLIMIT_STACK of the guest is a number for its programs: the host's limit governs the monitor's own stack. */
-static long limit_call(struct thread *t, i32 pid, u32 which, u64 set_va, u64 get_va)
-{
-	struct proc *p = t->proc;
-	struct rlimit_k new, old;
-	if (set_va && copy_from_guest(&new, gptr_of(set_va), sizeof new))
-		return -EFAULT;
-	bool own = !pid || pid == p->pid;
-	if (own && which == RLIMIT_STACK) {
-		long r = host_call(__NR_prlimit64, 0, which, 0, &old);
-		if (r)
-			return r;
-		old.cur = p->stack_limit;
-		if (set_va) {
-			if (new.cur > new.max)
-				return -EINVAL;
-			if (new.max != old.max) { /* only the ceiling is the kernel's affair; a soft limit above it cannot stay */
-				struct rlimit_k host = {new.max, new.max};
-				r = host_call(__NR_prlimit64, 0, which, &host, 0);
-				if (r)
-					return r;
-			}
-			p->stack_limit = new.cur;
-		}
-	} else {
-		long r = host_call(__NR_prlimit64, pid, which, set_va ? &new : NULL, &old);
-		if (r)
-			return r;
-	}
-	return get_va ? copy_to_guest(gptr_of(get_va), &old, sizeof old) : 0;
-}
-
-long h_getrlimit(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	return a[1] ? limit_call(t, 0, (u32)a[0], 0, a[1]) : -EFAULT;
-}
-
-long h_setrlimit(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	return a[1] ? limit_call(t, 0, (u32)a[0], a[1], 0) : -EFAULT;
-}
-
-long h_prlimit64(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	return limit_call(t, (i32)a[0], (u32)a[1], a[2], a[3]);
 }
 
 /* --- prctl ------------------------------------------------------------------------------------------------------------ */

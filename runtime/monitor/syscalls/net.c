@@ -218,8 +218,9 @@ long h_sendmmsg(struct thread *t, struct call *c)
 	return i ? (long)i : r;
 }
 
-/* Publishes what arrived; what the guest must not have is dropped from the list, as if there had been no room. */
-static void publish_received(struct thread *t, u8 *buf, u64 len, u32 *flags)
+/* Publishes what arrived; what the guest must not have is dropped from the list, as if there had been no room. The length that
+ * is left. */
+static u64 publish_received(struct thread *t, u8 *buf, u64 len, u32 *flags)
 {
 	u64 at = 0, n;
 	struct cmsghdr_k *h;
@@ -237,9 +238,16 @@ static void publish_received(struct thread *t, u8 *buf, u64 len, u32 *flags)
 			else
 				*flags |= MSG_CTRUNC;
 		}
-		for (u64 i = kept; i < n / 4; i++) /* the slots stay, with numbers that are no descriptors */
-			fds[i] = -1;
+		if (kept == n / 4)
+			continue;
+		/* Close up: `at` stands behind this message, or behind the end where its padding was cut off. */
+		u64 behind = at < len ? at : len, begin = (u64)((u8 *)h - buf), end = begin + (kept ? ROUND_UP(sizeof *h + kept * 4, 8) : 0);
+		h->len = sizeof *h + kept * 4;
+		memmove(buf + end, buf + behind, len - behind);
+		len = end + (len - behind);
+		at = end;
 	}
+	return len;
 }
 
 static long receive_one(struct thread *t, struct call *c, int fd, u64 va, u64 flags)
@@ -264,7 +272,7 @@ static long receive_one(struct thread *t, struct call *c, int fd, u64 va, u64 fl
 	if (r < 0)
 		return r;
 	if (control && h.controllen)
-		publish_received(t, control, h.controllen, &h.flags);
+		h.controllen = publish_received(t, control, h.controllen, &h.flags);
 	/* the message is taken: an address that cannot be written is the caller's loss, as with the kernel */
 	if (control && h.controllen && copy_to_guest(gptr_of(control_va), control, h.controllen))
 		return -EFAULT;

@@ -1,0 +1,173 @@
+/* Files of procfs whose content is made here, because the kernel's would show the monitor. */
+#include "procfs.h"
+#include "linux_abi.h"
+#include "mm.h"
+#include "syscalls/handlers.h"
+
+static void close_fd(long fd)
+{
+	if (fd >= 0)
+		host_call(__NR_close, fd);
+}
+
+long make_maps(struct thread *t, int fd, char *buf, u64 cap)
+{
+	(void)fd;
+	return (long)mm_format_maps(t->proc, buf, cap);
+}
+
+long make_auxv(struct thread *t, int fd, char *buf, u64 cap)
+{
+	(void)fd;
+	u64 n = t->proc->auxv_len;
+	if (n > sizeof t->proc->auxv || n > cap)
+		return -EIO;
+	memcpy(buf, t->proc->auxv, n);
+	return (long)n;
+}
+
+/* stat: the addresses of the monitor's text, stack and registers become 0, as for somebody without ptrace rights. */
+long make_stat(struct thread *t, int fd, char *buf, u64 cap)
+{
+	(void)t;
+	static const u8 hidden[] = {26, 27, 28, 29, 30, 35, 45, 46, 47, 48, 49, 50, 51};
+	char text[2048];
+	long n = host_call(__NR_read, fd, text, sizeof text - 1);
+	if (n <= 0 || (u64)n * 2 > cap)
+		return n < 0 ? n : -EIO;
+	text[n] = 0;
+	const char *s = strrchr(text, ')'); /* the name may hold anything, but it ends at the last parenthesis */
+	if (!s)
+		return -EIO;
+	u64 out = (u64)(s + 1 - text);
+	memcpy(buf, text, out);
+	u32 field = 2;
+	for (s++; *s == ' ';) {
+		const char *end = s + 1;
+		while (*end && *end != ' ' && *end != '\n')
+			end++;
+		field++;
+		bool hide = false;
+		for (u32 i = 0; i < sizeof hidden; i++)
+			hide |= hidden[i] == field;
+		buf[out++] = ' ';
+		if (hide) {
+			buf[out++] = '0';
+		} else {
+			memcpy(buf + out, s + 1, (u64)(end - s - 1));
+			out += (u64)(end - s - 1);
+		}
+		s = end;
+	}
+	buf[out++] = '\n';
+	return (long)out;
+}
+
+/* Text padded to `width` columns. */
+static u64 column(char *buf, u64 out, const char *text, u64 width)
+{
+	u64 n = strlen(text);
+	memcpy(buf + out, text, n);
+	while (n < width)
+		buf[out + n++] = ' ';
+	return out + n;
+}
+
+static u64 limit_column(char *buf, u64 out, u64 value)
+{
+	char text[24];
+	format(text, sizeof text, value == ~0ul ? "unlimited" : "%lu", value);
+	return column(buf, out, text, 21);
+}
+
+/* limits: the two that the monitor keeps itself have the program's values (see limits.c). */
+long make_limits(struct thread *t, int fd, char *buf, u64 cap)
+{
+	const struct proc *p = t->proc;
+	char text[4096];
+	u64 out = 0;
+	long n = host_call(__NR_read, fd, text, sizeof text - 1);
+	if (n <= 0 || (u64)n * 2 > cap)
+		return n < 0 ? n : -EIO;
+	text[n] = 0;
+	for (const char *line = text; *line;) {
+		const char *end = strchr(line, '\n');
+		u64 len = end ? (u64)(end + 1 - line) : strlen(line);
+		bool files = !strncmp(line, "Max open files", 14), stack = !strncmp(line, "Max stack size", 14);
+		if ((files || stack) && len >= 26 + 21 + 21) {
+			memcpy(buf + out, line, 26);
+			out = limit_column(buf, out + 26, files ? p->nofile[0] : p->stack_limit);
+			if (files) /* of the stack the hard limit is the kernel's */
+				limit_column((char *)text, (u64)(line + 26 + 21 - text), p->nofile[1]);
+			memcpy(buf + out, line + 26 + 21, len - 26 - 21);
+			out += len - 26 - 21;
+		} else {
+			memcpy(buf + out, line, len);
+			out += len;
+		}
+		line += len;
+	}
+	return (long)out;
+}
+
+#define MADE_MAX (16ul << 20)
+#define RLIMIT_FSIZE 1
+
+/* A descriptor to read the text from: of a memfd, or of a pipe where RLIMIT_FSIZE does not let us fill a file. */
+static long text_descriptor(const char *name, const char *buf, u64 n)
+{
+	u64 limit[2] = {0, 0};
+	int pair[2];
+	long r = host_call(__NR_prlimit64, 0, RLIMIT_FSIZE, 0, limit);
+	if (!r && n <= limit[0]) {
+		r = host_call(__NR_memfd_create, name, 1);
+		pair[0] = pair[1] = (int)r;
+	} else {
+		r = host_call(__NR_pipe2, pair, O_CLOEXEC | O_NONBLOCK);
+		if (!r)
+			host_call(__NR_fcntl, pair[1], F_SETPIPE_SZ, n);
+	}
+	if (r < 0)
+		return r;
+	if (host_call(__NR_write, pair[1], buf, n) != (long)n) {
+		close_fd(pair[0]);
+		r = -ENOSPC;
+	}
+	if (pair[1] != pair[0])
+		close_fd(pair[1]);
+	return r < 0 ? r : pair[0];
+}
+
+/* A read-only file with the text. */
+long procfs_made_file(struct thread *t, int fd, const char *name, procfs_maker make)
+{
+	long flags = host_call(__NR_fcntl, fd, F_GETFD);
+	u64 cap = make == make_maps ? 64 << 10 : 8 << 10;
+	char *buf = NULL;
+	long n = 0;
+	for (;; cap = ROUND_UP((u64)n + PAGE, PAGE)) {
+		buf = host_alloc(cap);
+		if (!buf)
+			return -ENOMEM;
+		n = make(t, fd, buf, cap);
+		if (n < 0 || (u64)n <= cap)
+			break;
+		host_free(buf, cap);
+		if ((u64)n > MADE_MAX)
+			return -EFBIG;
+	}
+	long mem = n < 0 ? n : text_descriptor(name, buf, (u64)n);
+	host_free(buf, cap);
+	if (mem < 0)
+		return mem;
+	char link[32];
+	fd_link(link, (int)mem);
+	long r = host_call(__NR_openat, t->proc->proc_fd, link, O_CLOEXEC, 0);
+	close_fd(mem);
+	if (r < 0)
+		return r;
+	/* the number the guest expects: the one it was opened under */
+	long d = host_call(__NR_dup3, r, fd, flags > 0 && (u64)flags & FD_CLOEXEC ? O_CLOEXEC : 0);
+	close_fd(r);
+	return d;
+}
