@@ -360,7 +360,7 @@ def test_killed_launcher_takes_the_container_along(box: Box) -> None:
 
 
 def test_killed_at_any_moment(box: Box) -> None:
-    box.configure("sleep 100")
+    box.configure("sleep 7654")
     for number in range(12):
         launcher = subprocess.Popen(box.command("run", "-b", str(box.bundle), BOX), env=box.env)
         time.sleep(0.01 + number * 0.012)
@@ -368,7 +368,7 @@ def test_killed_at_any_moment(box: Box) -> None:
         launcher.wait()
         wait_for(lambda: box.psb("list", "-q").stdout == "", "the next command to clean up")
         box.nothing_left()
-    assert not [line for line in os.popen("ps -eo args").read().splitlines() if line == "sleep 100"]
+    assert not [line for line in os.popen("ps -eo args").read().splitlines() if line == "sleep 7654"]
 
 
 def test_terminal_by_console_socket(box: Box, tmp_path: Path) -> None:

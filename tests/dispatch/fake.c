@@ -200,6 +200,7 @@ int fake_start(void)
 	proc.policy = &policy;
 	proc.vault_fd = 1001;
 	proc.proc_fd = 1005;
+	proc.nofile[0] = proc.nofile[1] = FD_NUMBERS;
 	proc.monitor_dev = proc.monitor_ino = ~0ul;
 	fd_start(&proc, NULL, 0);
 	return 0;
