@@ -1,6 +1,6 @@
 """What the suites of the engines share: the command under test, root file systems, images, rooms. `make integration` runs them.
 
-A suite that cannot run says why: pytest shows the reasons of skips. Nothing here knows an engine.
+A suite that cannot run says why: pytest shows the reasons of skips. The engines themselves are in modules named *_lab.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from docker_lab import Docker
 from room import Room
 
 TOP = Path(__file__).resolve().parent.parent
@@ -67,7 +68,7 @@ def runc() -> str:
 @pytest.fixture(scope="session")
 def make_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRoom]:
     """Makes rooms by name; all are closed at the end of the run."""
-    need_programs("unshare", "nsenter", "ip", "mount")
+    need_programs("unshare", "ip", "mount")
     rooms: list[Room] = []
 
     def make(name: str) -> Room:
@@ -95,3 +96,16 @@ def busybox_tar(busybox_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) 
 def debian_tar(debian_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of the Debian root file system with python3, gcc and more (500 MB)."""
     return _archive(debian_rootfs, tmp_path_factory)
+
+
+# --- Docker ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def docker(make_room: MakeRoom, pysandbox: str, runc: str, busybox_tar: Path) -> Docker:
+    """A running dockerd with the small image; runtimes `runc` and `pysandbox`."""
+    need_programs("dockerd", "containerd", "iptables")
+    daemon = Docker(make_room("docker"), pysandbox)
+    daemon.start()
+    daemon.load(busybox_tar)
+    return daemon

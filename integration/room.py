@@ -50,8 +50,8 @@ class Room:
 
     def argv(self, *command: str | Path) -> list[str]:
         """The command line, for this side, of a command in the room."""
-        enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--ipc", "--uts", f"--wd={self.scratch}", "--"]
-        return enter + [str(word) for word in command]
+        enter = str(Path(__file__).with_name("room_enter.py"))
+        return ["/usr/bin/python3", "-IS", enter, str(self.pid), str(self.scratch), *map(str, command)]
 
     def run(self, *command: str | Path, check: bool = True, env: Mapping[str, str] | None = None, **options: Any) -> Done:
         """Runs a command to its end, output captured; with `check` a status other than 0 fails the test with the output."""

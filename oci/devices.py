@@ -9,7 +9,7 @@ import os
 import stat
 
 from pysandbox.oci import rootfs
-from pysandbox.oci.errors import ConfigError, from_os_error
+from pysandbox.oci.errors import ConfigError, ResourceError, from_os_error
 from pysandbox.oci.spec import Device
 from pysandbox.runtime import native
 
@@ -70,6 +70,36 @@ def make_devices(places: Places, spec: Spec) -> None:
             os.close(fd)
     finally:
         os.umask(saved)
+
+
+def own_null(places: Places) -> None:
+    """Standard streams on the host's /dev/null become the container's node, for reading and writing, as runc does: a
+    descriptor shows its file system, and a program may reopen it for what the caller did not open it for. One that cannot
+    be opened is left alone.
+    """
+    null = os.makedev(1, 3)
+    streams = [fd for fd in (0, 1, 2) if _device(fd) == null]
+    if not streams:
+        return
+    try:
+        node = rootfs.open_null(places)
+        try:
+            opened = os.open(rootfs.fd_path(node), os.O_RDWR | os.O_CLOEXEC)
+        finally:
+            os.close(node)
+    except (OSError, ResourceError):
+        return
+    for fd in streams:
+        os.dup2(opened, fd, inheritable=True)
+    os.close(opened)
+
+
+def _device(fd: int) -> int:
+    """The device number that a descriptor is, 0 for other files and closed ones."""
+    try:
+        return os.fstat(fd).st_rdev
+    except OSError:
+        return 0
 
 
 def _parent(places: Places, path: str, parents: dict[str, int]) -> tuple[int, str]:

@@ -239,7 +239,7 @@ def mask_paths(places: Places, spec: Spec) -> None:
                 cover = native.detached_mount("tmpfs", (("source", "tmpfs"), ("ro", None)), native.MOUNT_ATTR_RDONLY)
             else:
                 if null < 0:
-                    null = _open_null(places)
+                    null = open_null(places)
                 cover = native.open_tree(null, "", native.OPEN_TREE_CLONE | native.AT_EMPTY_PATH)
             native.move_mount(cover, target)
             os.close(cover)
@@ -251,13 +251,15 @@ def mask_paths(places: Places, spec: Spec) -> None:
             os.close(null)
 
 
-def _open_null(places: Places) -> int:
-    """The container's /dev/null, and nothing that merely has its name: a link there would expose its target instead."""
+def open_null(places: Places) -> int:
+    """The container's /dev/null (`O_PATH`), and nothing that merely has its name: a link there would expose its target
+    instead. `ResourceError`.
+    """
     fd = places.open("/dev/null", os.O_PATH | os.O_NOFOLLOW)
     found = os.fstat(fd)
     if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(1, 3):
         os.close(fd)
-        raise ResourceError("mask paths: /dev/null in the container is not the null device")
+        raise ResourceError("/dev/null in the container is not the null device")
     return fd
 
 

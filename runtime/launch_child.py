@@ -204,6 +204,7 @@ def build_root(plan: LaunchPlan, inbox: Inbox) -> Places:
     places = mounts.mount_all(root, spec, plan.bundle, plan.cgroup, inbox.joined, plan.namespaces.idmaps, sources)
     if devices.needs_dev(spec):
         devices.make_devices(places, spec)
+        devices.own_null(places)
     return places
 
 

@@ -37,6 +37,9 @@ def _quote(name: str) -> str:
 
 def _describe(path: str, reason: int) -> str:
     text = host_reason(reason)
+    if reason == errno.EISDIR:
+        # runc's words depend on its compiler: both are searched for, the second by older clients.
+        return f"{text}: {host_reason(errno.EACCES)}"
     return f"stat {path}: {text}" if reason in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG) else text
 
 

@@ -171,7 +171,7 @@ def script(lab: Lab, name: str, line: str) -> str:
 PROGRAMS: list[tuple[str, Callable[[Lab], str], str]] = [
     ("missing", lambda lab: "/nope", 'exec: "/nope": stat /nope: no such file or directory'),
     ("not in path", lambda lab: "nope", r'exec: "nope": executable file not found in \$PATH'),
-    ("directory", lambda lab: "/etc", 'exec: "/etc": is a directory'),
+    ("directory", lambda lab: "/etc", 'exec: "/etc": is a directory: permission denied'),
     ("text", lambda lab: "/etc/passwd", 'exec: "/etc/passwd": permission denied'),
     ("below a file", lambda lab: "/etc/passwd/x", 'exec: "/etc/passwd/x": stat /etc/passwd/x: not a directory'),
     ("executable text", lambda lab: script(lab, "t", "hello\n"), "exec /t: exec format error"),

@@ -63,7 +63,7 @@ def test_find_program(tmp_path: Path) -> None:
         ("dir", 'exec: "dir": executable file not found in $PATH'),
         ("/no/such", 'exec: "/no/such": stat /no/such: no such file or directory'),
         ("{}/text", 'exec: "{}/text": permission denied'),
-        ("{}/dir", 'exec: "{}/dir": is a directory'),
+        ("{}/dir", 'exec: "{}/dir": is a directory: permission denied'),
         ("{}/text/x", 'exec: "{}/text/x": stat {}/text/x: not a directory'),
     ],
 )

@@ -48,6 +48,16 @@ def test_the_whole_way(pair: list[Runtime]) -> None:
     assert seen[0][:5] == ("created", 7, "stopped", 0, [0, 0])
 
 
+def test_null_streams_are_the_containers_null_device(pair: list[Runtime]) -> None:
+    """The caller's /dev/null, opened for reading only, is replaced by the container's own node."""
+    for runtime in pair:
+        runtime.configure("ls -l /proc/self/fd/0 | cut -c1-10; readlink /proc/self/fd/0; echo x >&0 && echo written")
+        assert runtime.create() == 0, runtime.last_error()
+        assert runtime.call("start", runtime.id).returncode == 0
+        assert reap(runtime.pid) == 0
+        assert runtime.out == "lrwx------\n/dev/null\nwritten\n", runtime.name
+
+
 def test_state_is_runcs(pair: list[Runtime]) -> None:
     """Fields, their order, and the form of the time; only what names the runtime's own things may differ."""
     texts = []
