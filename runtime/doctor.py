@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pysandbox.runtime.install import Engine, Place
+
 OK, WARN, FAIL = "ok", "warn", "fail"
 
 # Extensions of KVM that the monitor uses: name -> number (include/uapi/linux/kvm.h).
@@ -233,6 +235,38 @@ def _packages() -> list[Finding]:
     return findings
 
 
+def _engines() -> list[Finding]:
+    """Engines that are installed, and whether they know this runtime (`pysandbox install`)."""
+    from shutil import which
+
+    from pysandbox.runtime import install
+
+    findings = []
+    place = install.Place(home="" if os.geteuid() == 0 else os.path.expanduser("~"))
+    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    for name in install.ENGINES:
+        engine = install.engine(name)
+        if which(engine.PROGRAM, path=path):
+            findings.append(_engine(engine, place))
+    return findings or [Finding(name="engines", status=OK, detail="none is installed")]
+
+
+def _engine(engine: Engine, place: Place) -> Finding:
+    name, mend = f"engine:{engine.NAME}", f"pysandbox install {engine.NAME}"
+    try:
+        entries = [entry for entry in engine.entries(place) if os.path.basename(entry.command) == "pysandbox"]
+    except Error as error:
+        return Finding(name=name, status=WARN, detail=error.message, mend="mend the engine's configuration")
+    if not entries:
+        need = f"{mend} (needed for Kubernetes only)" if engine.NAME == "containerd" else mend
+        return Finding(name=name, status=WARN, detail="installed, does not know pysandbox", mend=need)
+    gone = [entry.command for entry in entries if not os.access(entry.command, os.X_OK)]
+    if gone:
+        return Finding(name=name, status=WARN, detail=f"configured, but {gone[0]} is not a program", mend=f"{mend} --undo")
+    named = ", ".join(f"{entry.name}{' (default)' if entry.default else ''}" for entry in entries)
+    return Finding(name=name, status=OK, detail=f"configured as {named}")
+
+
 CHECKS: tuple[Callable[[], list[Finding]], ...] = (
-    _kernel, _user, _kvm, _monitor, _namespaces, _cgroups, _filesystems, _seccomp, _packages,
+    _kernel, _user, _kvm, _monitor, _namespaces, _cgroups, _filesystems, _seccomp, _packages, _engines,
 )  # fmt: skip

@@ -46,6 +46,7 @@ VERBS = {
     "features": ("features", "say what this runtime can do"),
     "trace": ("trace", "show what containers' programs asked of the kernel"),
     "rewrite": ("rewrite", "analyse the system call sites of an ELF file"),
+    "install": ("install", "make an engine know this runtime, or take that back"),
     "doctor": ("doctor", "say what this host offers and what is missing"),
 }
 
