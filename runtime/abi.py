@@ -54,6 +54,8 @@ SLOT_ARGS = 8
 SLOT_POST = 56
 SLOT_ENTRY = 64
 SLOT_PENDING = 72
+SLOT_CPUID = 80
+SLOT_SAVED = 88
 SLOT_IDLE = 0
 SLOT_POSTED = 1
 SLOT_DONE = 2
@@ -61,6 +63,7 @@ SLOT_TRAP = 3
 DOOR_JUMP = 0
 DOOR_TRAP = 1
 DOOR_RAW = 2
+DOOR_CPUID = 3
 VERDICT_ALLOW = 0
 VERDICT_ERRNO = 1
 VERDICT_KILL_THREAD = 2
@@ -135,7 +138,7 @@ PLAN_MAX_SEGS = 8
 class Slot:
     """`struct psb_slot`, 128 bytes."""
 
-    __slots__ = ("nr_ret", "args", "post", "entry", "pending", "reserved",)
+    __slots__ = ("nr_ret", "args", "post", "entry", "pending", "cpuid", "saved",)
     SIZE = 128
     OFFSET = {
         "nr_ret": 0,
@@ -143,9 +146,10 @@ class Slot:
         "post": 56,
         "entry": 64,
         "pending": 72,
-        "reserved": 80,
+        "cpuid": 80,
+        "saved": 88,
     }
-    _layout = Struct("<Q6QQQQ6Q")
+    _layout = Struct("<Q6QQQQQ5Q")
 
     def __init__(
         self,
@@ -155,14 +159,16 @@ class Slot:
         post: int = 0,
         entry: int = 0,
         pending: int = 0,
-        reserved: Sequence[int] = (),
+        cpuid: int = 0,
+        saved: Sequence[int] = (),
     ) -> None:
         self.nr_ret: int = nr_ret
         self.args: tuple[int, ...] = _filled(args, 6, "args")
         self.post: int = post
         self.entry: int = entry
         self.pending: int = pending
-        self.reserved: tuple[int, ...] = _filled(reserved, 6, "reserved")
+        self.cpuid: int = cpuid
+        self.saved: tuple[int, ...] = _filled(saved, 5, "saved")
 
     def to_bytes(self) -> bytes:
         return self._layout.pack(
@@ -171,7 +177,8 @@ class Slot:
             self.post,
             self.entry,
             self.pending,
-            *self.reserved,
+            self.cpuid,
+            *self.saved,
         )
 
     @classmethod
@@ -183,7 +190,8 @@ class Slot:
         post: int = 0,
         entry: int = 0,
         pending: int = 0,
-        reserved: Sequence[int] = (),
+        cpuid: int = 0,
+        saved: Sequence[int] = (),
     ) -> bytes:
         return cls(
             nr_ret=nr_ret,
@@ -191,7 +199,8 @@ class Slot:
             post=post,
             entry=entry,
             pending=pending,
-            reserved=reserved,
+            cpuid=cpuid,
+            saved=saved,
         ).to_bytes()
 
     @classmethod
@@ -203,7 +212,97 @@ class Slot:
         new.post = values[7]
         new.entry = values[8]
         new.pending = values[9]
-        new.reserved = values[10:16]
+        new.cpuid = values[10]
+        new.saved = values[11:16]
+        return new
+
+
+class Cpuid:
+    """`struct psb_cpuid`, 32 bytes."""
+
+    __slots__ = ("function", "index", "index_mask", "end", "eax", "ebx", "ecx", "edx",)
+    SIZE = 32
+    OFFSET = {
+        "function": 0,
+        "index": 4,
+        "index_mask": 8,
+        "end": 12,
+        "eax": 16,
+        "ebx": 20,
+        "ecx": 24,
+        "edx": 28,
+    }
+    _layout = Struct("<IIIIIIII")
+
+    def __init__(
+        self,
+        *,
+        function: int = 0,
+        index: int = 0,
+        index_mask: int = 0,
+        end: int = 0,
+        eax: int = 0,
+        ebx: int = 0,
+        ecx: int = 0,
+        edx: int = 0,
+    ) -> None:
+        self.function: int = function
+        self.index: int = index
+        self.index_mask: int = index_mask
+        self.end: int = end
+        self.eax: int = eax
+        self.ebx: int = ebx
+        self.ecx: int = ecx
+        self.edx: int = edx
+
+    def to_bytes(self) -> bytes:
+        return self._layout.pack(
+            self.function,
+            self.index,
+            self.index_mask,
+            self.end,
+            self.eax,
+            self.ebx,
+            self.ecx,
+            self.edx,
+        )
+
+    @classmethod
+    def pack(
+        cls,
+        *,
+        function: int = 0,
+        index: int = 0,
+        index_mask: int = 0,
+        end: int = 0,
+        eax: int = 0,
+        ebx: int = 0,
+        ecx: int = 0,
+        edx: int = 0,
+    ) -> bytes:
+        return cls(
+            function=function,
+            index=index,
+            index_mask=index_mask,
+            end=end,
+            eax=eax,
+            ebx=ebx,
+            ecx=ecx,
+            edx=edx,
+        ).to_bytes()
+
+    @classmethod
+    def unpack(cls, buf: Buffer, offset: int = 0) -> Cpuid:
+        values = cls._layout.unpack_from(buf, offset)
+        new = cls.__new__(cls)
+        new.function = values[0]
+        new.index = values[1]
+        new.index_mask = values[2]
+        new.end = values[3]
+        new.eax = values[4]
+        new.ebx = values[5]
+        new.ecx = values[6]
+        new.edx = values[7]
         return new
 
 

@@ -33,6 +33,8 @@
 #define PSB_SLOT_POST 56
 #define PSB_SLOT_ENTRY 64   /* where trampolines jump: shim ring entry, or shim trap entry */
 #define PSB_SLOT_PENDING 72 /* non-zero: a signal waits; the shim leaves through PSB_PORT_SIGCHECK */
+#define PSB_SLOT_CPUID 80   /* where trampolines of `cpuid` jump, RBX = where to continue */
+#define PSB_SLOT_SAVED 88   /* of the shim, while it answers `cpuid`: return address; EAX and ECX; RSI; RDI; flags */
 #define PSB_SLOT_IDLE 0
 #define PSB_SLOT_POSTED 1
 #define PSB_SLOT_DONE 2
@@ -42,6 +44,7 @@
 #define PSB_DOOR_JUMP 0
 #define PSB_DOOR_TRAP 1
 #define PSB_DOOR_RAW 2
+#define PSB_DOOR_CPUID 3 /* in plans only: a `cpuid` instruction, answered by the shim from a table */
 
 #define PSB_VERDICT_ALLOW 0
 #define PSB_VERDICT_ERRNO 1
@@ -107,7 +110,20 @@ struct psb_slot {
 	uint64_t post;
 	uint64_t entry;
 	uint64_t pending;
-	uint64_t reserved[6];
+	uint64_t cpuid;
+	uint64_t saved[5];
+};
+
+/* What the shim answers `cpuid` with: entries behind its text up to the end of the page, the last with `end`. */
+struct psb_cpuid {
+	uint32_t function;
+	uint32_t index;      /* ECX, under index_mask */
+	uint32_t index_mask; /* 0: ECX does not matter */
+	uint32_t end;        /* 1: no entry; what was not found is asked of the CPU itself */
+	uint32_t eax;
+	uint32_t ebx;
+	uint32_t ecx;
+	uint32_t edx;
 };
 
 struct psb_vault {
@@ -348,11 +364,12 @@ struct psb_plan_image {
 };
 
 /* A trampoline: [moved instructions of before], `lea back(%rip),%rcx; jmp *%gs:PSB_SLOT_ENTRY`,
- * back: `lea site+2,%rcx` [moved instructions of after], `jmp resume`. */
+ * back: `lea site+2,%rcx` [moved instructions of after], `jmp resume`.
+ * Of a cpuid: [before], `lea back(%rip),%rbx; jmp *%gs:PSB_SLOT_CPUID`, back: [after], `jmp resume`. */
 struct psb_plan_site {
-	uint64_t vaddr;           /* of the syscall instruction */
+	uint64_t vaddr;           /* of the syscall (or cpuid) instruction */
 	int32_t nr;               /* proven number or -1 */
-	uint8_t door;             /* PSB_DOOR_JUMP or PSB_DOOR_TRAP */
+	uint8_t door;             /* PSB_DOOR_JUMP, PSB_DOOR_TRAP or PSB_DOOR_CPUID */
 	uint8_t window_before;    /* bytes of moved instructions in front of the site */
 	uint8_t window_after;     /* bytes of moved instructions behind it */
 	uint8_t reserved;

@@ -74,10 +74,75 @@ shim_cont:
 	jmp	*%rcx
 
 	.balign 64
+/* `cpuid` from a table: the instruction itself leaves the VM, and every C library starts with dozens of them. RBX = where to
+ * continue, RDX is free. Only the first part changes flags, so they are put back before the results are loaded.
+ *
+ * Interrupted by a signal, the monitor undoes all this (run.c): the program is in front of its `cpuid` again, with what it
+ * could still use of its registers (RBX and RDX were about to be overwritten). */
+	.globl	shim_cpuid, shim_cpuid_saved, shim_cpuid_flags, shim_cpuid_end, shim_cpuid_table
+shim_cpuid:
+	mov	%rbx, SLOT(PSB_SLOT_SAVED)
+	mov	%eax, SLOT(PSB_SLOT_SAVED+8)
+	mov	%ecx, SLOT(PSB_SLOT_SAVED+12)
+	mov	%rsi, SLOT(PSB_SLOT_SAVED+16)
+	mov	%rdi, SLOT(PSB_SLOT_SAVED+24)
+shim_cpuid_saved:
+	mov	%eax, %edi
+	lahf
+	seto	%al
+	mov	%rax, SLOT(PSB_SLOT_SAVED+32)
+shim_cpuid_flags:
+	lea	shim_cpuid_table(%rip), %rsi
+1:	cmpl	$0, 12(%rsi)
+	jne	3f
+	cmp	%edi, (%rsi)
+	jne	2f
+	mov	4(%rsi), %edx
+	xor	%ecx, %edx
+	and	8(%rsi), %edx
+	jz	4f
+2:	add	$32, %rsi
+	jmp	1b
+3:	add	$0x7f, %al			/* OF as it was; the others are in AH */
+	sahf
+	mov	%edi, %eax
+	cpuid
+	jmp	5f
+4:	add	$0x7f, %al
+	sahf
+	mov	16(%rsi), %eax
+	mov	20(%rsi), %ebx
+	mov	24(%rsi), %ecx
+	mov	28(%rsi), %edx
+5:	mov	SLOT(PSB_SLOT_SAVED+24), %rdi
+	mov	SLOT(PSB_SLOT_SAVED+16), %rsi
+	jmp	*SLOT(PSB_SLOT_SAVED)
+shim_cpuid_end:
+
+/* For the monitor, before there is a program: answers the entries at RDI. */
+	.globl	shim_ask
+shim_ask:
+	cmpl	$0, 12(%rdi)
+	jne	1f
+	mov	(%rdi), %eax
+	mov	4(%rdi), %ecx
+	cpuid
+	mov	%eax, 16(%rdi)
+	mov	%ebx, 20(%rdi)
+	mov	%ecx, 24(%rdi)
+	mov	%edx, 28(%rdi)
+	add	$32, %rdi
+	jmp	shim_ask
+1:	out	%eax, $PSB_PORT_SHIM
+	hlt
+
+	.balign 64
 /* LSTAR: an unpatched `syscall` arrives here at CPL 0 with RCX and R11 set by the CPU. Also reachable by a jump at
  * CPL 3, which means no more than a system call with an odd return address. */
 shim_raw:
 	out	%eax, $PSB_PORT_RAW
 	hlt
+	.balign 32
+shim_cpuid_table:				/* the monitor writes it */
 shim_end:
 	.section .note.GNU-stack,"",@progbits

@@ -98,8 +98,14 @@ __asm__(".globl stub\n"
 	"mov 8(%rsp), %rsp\n"
 	"mov $0x5a5a5a5a5a5a5a5a, %rcx\n" /* trampolines must set RCX themselves */
 	"mov $0x5b5b5b5b5b5b5b5b, %r11\n"
-	"jmp *%gs:144\n");
-extern char stub[], __executable_start[], etext[];
+	"jmp *%gs:144\n"
+	/* The shim's part for `cpuid`, without its table. */
+	".globl cpuid_stub\n"
+	"cpuid_stub:\n"
+	"mov %rbx, %gs:88\n" /* PSB_SLOT_SAVED */
+	"cpuid\n"
+	"jmp *%gs:88\n");
+extern char stub[], cpuid_stub[], __executable_start[], etext[];
 
 /* Calls `f` with this loader's thread pointer: its libc must not find the program's. */
 #define WITH_OWN_LIBC(f) \
@@ -373,6 +379,7 @@ int main(int argc, char **argv, char **envp)
 	memcpy(s, aux, sizeof aux);
 
 	slot.abi.entry = (uint64_t)stub;
+	slot.abi.cpuid = (uint64_t)cpuid_stub;
 	slot.stack = (uint64_t)(stacks + sizeof stacks);
 	if (raw(SYS_arch_prctl, 0x1001 /* ARCH_SET_GS */, (long)&slot, 0, 0, 0, 0))
 		die("ARCH_SET_GS");

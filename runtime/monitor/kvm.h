@@ -37,6 +37,8 @@ struct vm {
 
 /* What was found out about KVM on this host, for the monitor that follows at an execve. */
 const void *kvm_facts(u32 *len);
+/* What a vCPU answers to `cpuid`, for the shim; at most `room` entries with the one that ends the table. After vm_create(). */
+void kvm_cpuid_table(struct psb_cpuid *table, u64 room);
 void kvm_take_facts(const void *facts, u32 len);
 /* Creates the VM with its system slot. The system area must exist (vm_init_system). 0 or -errno. */
 long vm_create(struct vm *vm, int kvm_fd);

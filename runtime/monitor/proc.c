@@ -3,6 +3,7 @@
  * A guest thread is a host thread with a vCPU; a forked process is a forked monitor with a new VM; a vfork child is a host process
  * that shares this memory and borrows the waiting parent's vCPU. */
 #include "proc.h"
+#include "shim_offsets.h"
 #include "signal.h"
 #include "syscalls/handlers.h"
 
@@ -82,6 +83,7 @@ struct thread *thread_take(struct proc *p)
 	t->slot = (volatile struct psb_slot *)(p->mm->slots + t->index * PSB_SLOT_SIZE);
 	t->slot->post = PSB_SLOT_IDLE;
 	t->slot->pending = 0;
+	t->slot->cpuid = p->mm->shim + SHIM_CPUID;
 	t->busy = 0;
 	t->call_on_ring = false;
 	t->gs_changed = false;

@@ -62,6 +62,12 @@ extern struct ring_counters {
 	u64 exits, ring, trap, raw, faults, wakeups;
 } counters;
 
+/* cpuid.c: the shim's table, with the vCPU's answers: asked for by the first monitor, then taken from the one before */
+void cpuid_fill_shim(struct mm *mm);
+void cpuid_ask(struct thread *t);
+const struct psb_cpuid *cpuid_answers(void); /* CPUID_TABLE of them */
+void cpuid_take_answers(const struct psb_cpuid *answers);
+
 /* plan.c */
 long plan_open(struct proc *p, int index_fd, int store_fd, int planner_fd);
 /* mmap of a file (descriptor checked by the caller): uses the plan store for executable mappings. Same result as mm_map. */
@@ -97,7 +103,9 @@ struct vdso_layout {
 		u64 len;
 	} part[8];
 };
+#define CPUID_TABLE 64u
 struct host_facts {
+	struct psb_cpuid cpuid[CPUID_TABLE];
 	struct vdso_layout vdso;
 	u64 exit_cost;               /* ring.c */
 	u64 ring_backoff_until;      /* TSC; the ring server of this process found the CPUs busy */

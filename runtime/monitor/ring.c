@@ -124,8 +124,10 @@ static _Noreturn void leave(struct proc *p)
 	thread_leave(&p->ring.started, SERVER_GONE);
 }
 
-/* Off the CPU of the thread that is to be served: the scheduler moves neither of two busy threads for some milliseconds. */
-static bool step_aside(struct proc *p, u32 cpu)
+/* Moves a server (0: the caller) off the CPU of the thread that is to be served: on that one it would not begin to run before that
+ * thread sleeps, and the scheduler moves neither of two busy threads for some milliseconds. It is not bound for long: where it runs the scheduler may
+ * do what it thinks best. */
+static bool move_off(struct proc *p, int tid, u32 cpu)
 {
 	u64 mask[ARRAY_LEN(p->ring.mask)], others = 0;
 	memcpy(mask, p->ring.mask, sizeof mask);
@@ -133,7 +135,10 @@ static bool step_aside(struct proc *p, u32 cpu)
 		mask[cpu / 64] &= ~(1ul << cpu % 64);
 	for (u32 i = 0; i < ARRAY_LEN(mask); i++)
 		others |= mask[i];
-	return others && !host_call(__NR_sched_setaffinity, 0, sizeof mask, mask);
+	bool moved = others && !host_call(__NR_sched_setaffinity, tid, sizeof mask, mask);
+	if (moved)
+		host_call(__NR_sched_setaffinity, tid, sizeof mask, p->ring.mask);
+	return moved;
 }
 
 /* Nobody posts any more, or the CPU is wanted: for how long no burst of calls shall wake the server. */
@@ -166,7 +171,7 @@ static void server_main(void *arg)
 			any |= serve_all(p);
 		u64 now = rdtscp(&cpu);
 		bool in_the_way = cpu == atomic_load_explicit(&p->ring.caller_cpu, memory_order_relaxed);
-		if (in_the_way && !any && now - moved > MOVE_GAP && step_aside(p, cpu)) {
+		if (in_the_way && !any && now - moved > MOVE_GAP && move_off(p, 0, cpu)) {
 			last_poll = moved = rdtsc();
 			continue;
 		}
@@ -203,8 +208,13 @@ static void start_server(struct proc *p, u32 cred_gen)
 	/* CLONE_VM FS FILES SIGHAND THREAD SYSVSEM SETTLS */
 	long r = clone_thread(0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000 | 0x80000, memory + RING_MEMORY, NULL, NULL, s, server_main, p);
 	host_call(__NR_rt_sigprocmask, 2, &old, 0, 8);
-	if (r < 0)
+	if (r < 0) {
 		atomic_store(&p->ring.awake, 0);
+		return;
+	}
+	u32 cpu;
+	rdtscp(&cpu);
+	move_off(p, (int)r, cpu);
 }
 
 /* After a change of credentials by a thread of p: the server still has the old ones. */

@@ -7,8 +7,7 @@
 #define SEGV_ACCERR 2
 #define BUS_ADRALN 1
 #define BUS_ADRERR 2
-
-
+#define CPUID_ENTER 15 /* length of a cpuid trampoline's way into the shim, in front of where it continues */
 
 struct ring_counters counters;
 
@@ -256,6 +255,29 @@ static void handle_io(struct thread *t)
 	}
 }
 
+/* In the shim's cpuid: back in front of the instruction, as if it had not begun. Flags and RIP are the registers', the rest was
+ * saved in the slot, which the guest may have written: it harms nobody but itself. */
+static void undo_cpuid(struct thread *t, u64 off)
+{
+	struct kvm_regs *r = vcpu_settle(t);
+	u64 saved[5];
+	for (u32 i = 0; i < ARRAY_LEN(saved); i++)
+		saved[i] = t->slot->saved[i];
+	u64 back = off ? saved[0] : r->rbx;
+	if (off >= SHIM_CPUID_SAVED - SHIM_CPUID) {
+		r->rax = (u32)saved[1];
+		r->rcx = saved[1] >> 32;
+		r->rsi = saved[2];
+		r->rdi = saved[3];
+	}
+	if (off >= SHIM_CPUID_FLAGS - SHIM_CPUID) {
+		const u64 in_ah = 0xd5, overflow = 1u << 11;
+		r->rflags = (r->rflags & ~(in_ah | overflow)) | (saved[4] >> 8 & in_ah) | (saved[4] & 1 ? overflow : 0);
+	}
+	r->rip = back < PSB_GUEST_LIMIT ? back - CPUID_ENTER : 0;
+	vcpu_regs_changed(t);
+}
+
 /* A signal interrupted the guest. In the shim the program is between states: let it finish the call (it looks at
  * `pending` before it leaves), except behind its last look, where the call is complete and only RIP is missing. */
 static void handle_interrupt(struct thread *t)
@@ -266,7 +288,9 @@ static void handle_interrupt(struct thread *t)
 		return;
 	if (r->rip >= PSB_GUEST_LIMIT)
 		return; /* in a stub: its exit comes next */
-	if (off < PAGE) {
+	if (off - SHIM_CPUID < SHIM_CPUID_END - SHIM_CPUID) {
+		undo_cpuid(t, off - SHIM_CPUID);
+	} else if (off < PAGE) {
 		bool leaving = off >= SHIM_LEAVE && off < SHIM_LEAVE_END;
 		const u8 *code = (const u8 *)r->rip;
 		if (leaving) {

@@ -9,7 +9,18 @@
 
 #define SYSCALL_LEN 2
 #define LEA_LEN 7   /* `lea x(%rip),%rcx`, first instruction of `back` */
-#define ENTER_LEN 15 /* in front of `back`: `lea back(%rip),%rcx; jmp *%gs:PSB_SLOT_ENTRY` */
+#define ENTER_LEN 15 /* in front of `back`: `lea back(%rip),%rcx; jmp *%gs:PSB_SLOT_ENTRY`, or the like for cpuid */
+
+/* Whether a jump was written over the site. */
+static bool is_moved(const struct psb_plan_site *x)
+{
+	return x->door == PSB_DOOR_JUMP || x->door == PSB_DOOR_CPUID;
+}
+
+static u64 lea_len(const struct psb_plan_site *x)
+{
+	return x->door == PSB_DOOR_JUMP ? LEA_LEN : 0;
+}
 
 /* The image of a file and its sites, mapped on first use; NULL: it cannot be read. Lock of the mm held. */
 static const struct image_sites *sites_of(struct proc *p, struct image_file *f)
@@ -40,7 +51,7 @@ static const struct psb_plan_site *by_trampoline(const struct image_sites *s, u6
 {
 	const struct psb_plan_site *best = NULL;
 	for (u64 i = 0; i < s->image.nsites; i++)
-		if (s->site[i].door == PSB_DOOR_JUMP && s->site[i].tramp <= offset && (!best || s->site[i].tramp > best->tramp))
+		if (is_moved(&s->site[i]) && s->site[i].tramp <= offset && (!best || s->site[i].tramp > best->tramp))
 			best = &s->site[i];
 	return best;
 }
@@ -57,7 +68,7 @@ static const struct psb_plan_site *by_address(const struct image_sites *s, u64 v
 			hi = mid;
 	}
 	const struct psb_plan_site *x = &s->site[lo];
-	return lo < s->image.nsites && x->door == PSB_DOOR_JUMP && x->vaddr - x->window_before <= vaddr ? x : NULL;
+	return lo < s->image.nsites && is_moved(x) && x->vaddr - x->window_before <= vaddr ? x : NULL;
 }
 
 static const struct region *region_with(struct proc *p, u64 rip, u8 flag, const struct image_sites **s)
@@ -78,7 +89,7 @@ u64 site_shown(struct proc *p, u64 rip)
 	const struct psb_plan_site *x = g ? by_trampoline(s, rip - g->start) : NULL;
 	if (x) {
 		u64 at = rip - g->start - x->tramp, site = g->start - s->image.tramp_vaddr + x->vaddr;
-		u64 back = x->tramp_back, over = at > back + LEA_LEN ? at - back - LEA_LEN : 0;
+		u64 back = x->tramp_back, lea = lea_len(x), over = at > back + lea ? at - back - lea : 0;
 		if (at < x->window_before) /* the same instructions stand in front of the site */
 			shown = site - x->window_before + at;
 		else if (at < back)
@@ -114,7 +125,7 @@ u64 site_executed(struct proc *p, u64 rip)
 		else if (vaddr < x->vaddr + SYSCALL_LEN)
 			executed = tramp + x->tramp_back - ENTER_LEN;
 		else /* RCX is the frame's business: behind the instruction that sets it */
-			executed = tramp + x->tramp_back + LEA_LEN + (vaddr - x->vaddr - SYSCALL_LEN);
+			executed = tramp + x->tramp_back + lea_len(x) + (vaddr - x->vaddr - SYSCALL_LEN);
 		break;
 	}
 	lock_release(&p->mm->lock);

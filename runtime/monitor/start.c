@@ -132,6 +132,7 @@ const struct host_facts *host_facts(struct proc *p, u32 *len)
 		return NULL;
 	f.vdso = vdso_layout;
 	f.exit_cost = exit_cost;
+	memcpy(f.cpuid, cpuid_answers(), sizeof f.cpuid);
 	f.ring_backoff_until = p->ring.backoff_until;
 	memcpy(f.kvm, kvm, n);
 	return &f;
@@ -144,6 +145,7 @@ static void take_host_facts(struct proc *p, const struct psb_start *s)
 	const struct host_facts *f = (const struct host_facts *)((const u8 *)s + s->facts_off);
 	vdso_layout = f->vdso;
 	exit_cost = f->exit_cost;
+	cpuid_take_answers(f->cpuid);
 	p->ring.backoff_until = f->ring_backoff_until;
 	kvm_take_facts(f->kvm, s->facts_len - (u32)offsetof(struct host_facts, kvm));
 }
@@ -157,6 +159,7 @@ static void map_shim(struct mm *mm)
 	if (IS_ERR(a) || IS_ERR(b))
 		fatal("shim: no memory");
 	memcpy((void *)mm->shim, shim_image, (size_t)(shim_image_end - shim_image));
+	cpuid_fill_shim(mm);
 	host_call(__NR_mprotect, mm->shim, PAGE, 1);
 	if (mm_insert(mm, (struct region){.start = mm->shim, .end = mm->shim + PAGE, .prot = PROT_READ | PROT_EXEC, .flags = REGION_HIDDEN}) ||
 	    mm_insert(mm, (struct region){.start = mm->slots, .end = mm->slots + size, .prot = PROT_READ | PROT_WRITE, .flags = REGION_HIDDEN}))
@@ -300,9 +303,12 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	p->vm->stub_va = p->mm->shim + SHIM_RAW;
 	move_vdso(p, find_aux(auxv, AT_SYSINFO_EHDR));
 	t->slot = (volatile struct psb_slot *)p->mm->slots;
+	t->slot->cpuid = p->mm->shim + SHIM_CPUID;
 	r = vcpu_attach(p->vm, t);
 	if (r)
 		fatal("cannot create a virtual CPU: error %d", (int)-r);
+	if (!start->is_exec)
+		cpuid_ask(t);
 	struct image img;
 	r = load_program(p, prog->exe_fd, prog->interp_fd, &img);
 	if (r) /* the point of no return is passed: as the kernel does */

@@ -12,6 +12,9 @@ displacement (found as bytes in all text, every alignment, so cold parts in othe
 (decoded in the function; as bytes in the neighbourhood), exception landing pads, code addresses kept in data, taken by
 `lea`, or offset tables of indirect jumps. Where an indirect jump cannot be explained by these, the site gets the trap
 door, which replaces its own two bytes only and is safe wherever the instruction itself is proven.
+
+`cpuid` (0F A2) is looked for in the same way: every one of them leaves the VM, and C libraries start with dozens. It gets a
+window of its own or stays as it is.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ _DIRECT = re.compile(r"0x[0-9a-f]+\Z|[0-9]\Z")
 _RIP = re.compile(r"\[rip ([+-]) (0x[0-9a-f]+|[0-9])\]")
 _FLOW_ENDS = frozenset(("jmp", "notrack jmp", "ret", "ud2", "hlt", "int3", "iretq", "bnd jmp", "repz ret", "bnd ret"))
 
+_WANTED = frozenset(("syscall", "cpuid"))
 _JUMPS = frozenset(("jmp", "notrack jmp", "bnd jmp"))
 
 Insn = tuple[int, int, str, str]  # address, size, mnemonic, operands
@@ -101,7 +105,7 @@ class _Analysis:
         self.reached: dict[int, _Flow] = {}  # by start of what control flow reached
 
     def run(self) -> Report:
-        candidates = [(s, m.start() + s.vaddr) for s, code in self.text for m in re.finditer(rb"(?=\x0f\x05)", code)]
+        candidates = [(s, m.start() + s.vaddr) for s, code in self.text for m in re.finditer(rb"(?=\x0f[\x05\xa2])", code)]
         for s in self.elf.loads:
             if s.executable and s not in self.elf.text:
                 found = bytes(self.data[s.offset : s.offset + s.filesz]).count(b"\x0f\x05")
@@ -159,10 +163,10 @@ class _Analysis:
                 flow = self._decoded(*bounds)
             if flow is None:
                 rest.append(addr)
-            elif (i := flow.at.get(addr)) is not None and flow.insns[i][2] == "syscall":
+            elif (i := flow.at.get(addr)) is not None and flow.insns[i][2] in _WANTED:
                 out[addr] = flow
             else:
-                self.skipped.append((addr, "bytes inside another instruction"))
+                self._skip(addr, "bytes inside another instruction")
         if rest:
             out.update(self._reach(rest))
         return out
@@ -271,14 +275,20 @@ class _Analysis:
         for addr in candidates:
             start = owner.get(addr)
             if start is None:
-                self.skipped.append((addr, "not reached by known control flow"))
+                self._skip(addr, "not reached by known control flow")
                 continue
             if start not in self.reached:
                 self.reached[start] = self._flow_of(bodies[start])
             flow = self.reached[start]
-            if flow.insns[flow.at[addr]][2] == "syscall":
+            if flow.insns[flow.at[addr]][2] in _WANTED:
                 out[addr] = flow
         return out
+
+    def _skip(self, addr: int, reason: str) -> None:
+        """A candidate left as it is; of system calls only, the report says so."""
+        found = self._segment(addr)
+        if found is not None and found[1][addr - found[0].vaddr + 1] == 0x05:
+            self.skipped.append((addr, reason))
 
     def _reach_all(self, owner: dict[int, int], bodies: dict[int, list[Insn]]) -> None:
         queued = set(self.functions.starts)
@@ -345,6 +355,12 @@ class _Analysis:
     ) -> None:
         name = self.functions.name(addr)
         at = addr - segment.vaddr
+        if code[at + 1] == 0xA2:
+            window = self._window(segment, code, addr, flow, everywhere) if flow.resolved else None
+            if window is not None:
+                self.taken.append((addr - window[0], addr + 2 + window[1]))
+                sites.append(Site(addr, -1, abi.DOOR_CPUID, *window, name))
+            return
         nr = self._number(flow, addr) if flow.resolved else -1
         if code[at - 7 : at + 2] == _SIGRETURN_CODE and at >= 7:
             fde = self.functions.fde(addr)

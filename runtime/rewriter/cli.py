@@ -53,6 +53,7 @@ def rewrite_report(path: str) -> dict[str, Any]:
             "function": str(function) if function is not None else None,
         }
         for vaddr, nr, door, _, _, function in answer["sites"]
+        if door in doors
     ]
     skipped = answer.get("skipped", [])
     return {
@@ -65,6 +66,7 @@ def rewrite_report(path: str) -> dict[str, Any]:
             "jump": sum(s["door"] == "jump" for s in sites),
             "trap": sum(s["door"] == "trap" for s in sites),
             "skipped": len(skipped),
+            "cpuid": sum(row[2] == abi.DOOR_CPUID for row in answer["sites"]),
         },
         "image_bytes": len(image) if image is not None else 0,
         "seconds": round(perf_counter() - begin, 6),

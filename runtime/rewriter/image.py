@@ -1,6 +1,6 @@
 """Builds the image of shim/abi.h ("Plan store") from an ELF and a site table, after checking the table. Trusted side.
 
-The site table comes from a process that read hostile bytes, so nothing in it is believed: a site must be 0F 05 in
+The site table comes from a process that read hostile bytes, so nothing in it is believed: a site must be 0F 05 (or 0F A2) in
 text that can be patched, windows must decode as movable instructions exactly and must not overlap. A wrong table
 can then at worst break the program whose file it describes.
 """
@@ -24,6 +24,9 @@ MAX_WINDOW = 48
 _ENTER = b"\x65\xff\x24\x25" + pack("<I", abi.SLOT_ENTRY)  # jmp *%gs:PSB_SLOT_ENTRY
 _LEA_RCX = b"\x48\x8d\x0d"  # lea disp32(%rip), %rcx
 _TRAP = bytes((0xE7, abi.PORT_TRAP))  # out %eax, $PSB_PORT_TRAP
+_LEA_RBX = b"\x48\x8d\x1d"  # lea disp32(%rip), %rbx
+_ENTER_CPUID = b"\x65\xff\x24\x25" + pack("<I", abi.SLOT_CPUID)  # jmp *%gs:PSB_SLOT_CPUID
+_INSTRUCTION = {abi.DOOR_JUMP: b"\x0f\x05", abi.DOOR_TRAP: b"\x0f\x05", abi.DOOR_CPUID: b"\x0f\xa2"}
 
 
 class PlanError(ElfError):
@@ -130,15 +133,15 @@ def _patch(
     for site in sites:
         at = site.vaddr - base
         start, end = at - site.before, at + 2 + site.after
-        if start < free_from or end > hi or original[at : at + 2] != b"\x0f\x05" or not -1 <= site.nr < 1 << 16:
+        if start < free_from or end > hi or original[at : at + 2] != _INSTRUCTION.get(site.door) or not -1 <= site.nr < 1 << 16:
             raise PlanError(f"site {site.vaddr:#x} does not fit the file")
         free_from = end
         tramp = tramp_back = 0
         if site.door == abi.DOOR_TRAP and end - start == 2:
             text[at : at + 2] = _TRAP
-        elif site.door == abi.DOOR_JUMP and MIN_WINDOW <= end - start <= MAX_WINDOW:
+        elif site.door != abi.DOOR_TRAP and MIN_WINDOW <= end - start <= MAX_WINDOW:
             tramp = len(trampolines)
-            code, tramp_back = _trampoline(original, base, start, at, end, tramp_vaddr + tramp)
+            code, tramp_back = _trampoline(original, base, start, at, end, tramp_vaddr + tramp, site.door)
             trampolines += code
             trampolines += b"\xcc" * (-len(trampolines) % 16)
             text[start:end] = b"\xe9" + _rel32(tramp_vaddr + tramp, base + start + 5) + b"\x90" * (end - start - 5)
@@ -164,7 +167,7 @@ def _rel32(to: int, after: int) -> bytes:
     return pack("<i", distance)
 
 
-def _trampoline(text: bytes, base: int, start: int, site: int, end: int, here: int) -> tuple[bytes, int]:
+def _trampoline(text: bytes, base: int, start: int, site: int, end: int, here: int, door: int) -> tuple[bytes, int]:
     """Code of one trampoline at address `here` for the window text[start:end]; and the offset of `back`."""
     out = bytearray(text[start:site])
     at = start
@@ -174,9 +177,13 @@ def _trampoline(text: bytes, base: int, start: int, site: int, end: int, here: i
             raise PlanError(f"window at {base + start:#x} cannot be moved")
         at += moved.size
     # lea back(%rip), %rcx ; jmp *%gs:entry : neither touches flags, stack or another register.
-    out += _LEA_RCX + pack("<i", len(_ENTER)) + _ENTER
-    back = len(out)
-    out += _LEA_RCX + _rel32(base + site + 2, here + len(out) + 7)  # RCX as the instruction leaves it
+    if door == abi.DOOR_CPUID:
+        out += _LEA_RBX + pack("<i", len(_ENTER_CPUID)) + _ENTER_CPUID
+        back = len(out)
+    else:
+        out += _LEA_RCX + pack("<i", len(_ENTER)) + _ENTER
+        back = len(out)
+        out += _LEA_RCX + _rel32(base + site + 2, here + len(out) + 7)  # RCX as the instruction leaves it
     at = site + 2
     done = False
     while at < end:

@@ -24,7 +24,7 @@ from struct import Struct, pack
 from .. import abi
 from .elf import PAGE, page_up
 
-REWRITER_VERSION = 1  # changes whenever the same file would be given another image
+REWRITER_VERSION = 2  # changes whenever the same file would be given another image
 CAPACITY = 4096  # entries of an index, in the store and in memory
 KEEP_ENTRIES = 2048  # that survive when an index is full
 MAX_STORE = 2 << 30  # bytes
