@@ -163,20 +163,28 @@ def _join_order(namespaces: Namespaces) -> list[tuple[str, int]]:
 class for_children:
     """Context: processes forked inside it are born into the container's pid and time namespaces.
 
-    The launcher itself never leaves its own, and its later children (planner, hooks) are born in its own again.
+    The launcher itself never leaves its own, and its later children (planner, hooks) are born in its own again. That takes
+    rights over its own, which root of a user namespace usually lacks: then `can_come_back` is False, and a child has
+    to `enter` in the launcher's place.
     """
 
     def __init__(self, namespaces: Namespaces, spec: Spec) -> None:
         self._plan = namespaces
         self._spec = spec
         self._home: list[tuple[int, int]] = []
+        self.can_come_back = True
+        for kind in _FOR_CHILDREN:
+            if namespaces.private(kind):
+                flag, name = KINDS[kind]
+                home = os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                self._home.append((home, flag))
+                self.can_come_back = self.can_come_back and is_open_to_us(home, flag)
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
         for kind in _FOR_CHILDREN:
             if not self._plan.private(kind):
                 continue
-            flag, name = KINDS[kind]
-            self._home.append((os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), flag))
+            flag = KINDS[kind][0]
             try:
                 if kind in self._plan.join:
                     native.setns(self._plan.join[kind], flag)
@@ -187,11 +195,23 @@ class for_children:
             if kind == "time" and kind in self._plan.new:
                 _write_time_offsets(self._spec)
 
+    def __enter__(self) -> None:
+        self.enter()
+
     def __exit__(self, *_exc: object) -> None:
         for fd, flag in self._home:
             # Entering one's own namespace again only resets what children get.
             native.setns(fd, flag)
             os.close(fd)
+
+
+def is_open_to_us(namespace: int, flag: int) -> bool:
+    """Whether the caller may enter the pid or time namespace in which it is already: then nothing changes by trying."""
+    try:
+        native.setns(namespace, flag)
+    except PermissionError:
+        return False
+    return True
 
 
 def _write_time_offsets(spec: Spec) -> None:

@@ -280,9 +280,11 @@ def check_id(container_id: str) -> None:
 
 def default_root() -> str:
     """/run/pysandbox for root; below $XDG_RUNTIME_DIR, where there is one, for others."""
-    if os.geteuid() != 0:
-        runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
-        if runtime_dir.startswith("/"):
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime_dir.startswith("/"):
+        from pysandbox.oci.userns import is_users_own
+
+        if is_users_own():
             return os.path.join(runtime_dir, "pysandbox")
     return DEFAULT_ROOT
 

@@ -20,6 +20,25 @@ if TYPE_CHECKING:
 _CAP_SETGID, _CAP_SETUID = 6, 7
 
 
+def in_user_namespace() -> bool:
+    """Whether the caller's user namespace is not the host's."""
+    try:
+        with open("/proc/self/uid_map") as lines:
+            return lines.read().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def is_users_own() -> bool:
+    """Whether what the caller keeps belongs in a user's own directories: not root, or root of a user namespace on behalf
+    of a user, as engines without root are. runc's rule: root of a system container has no $XDG_RUNTIME_DIR, or its $USER
+    says root."""
+    if os.geteuid() != 0:
+        return True
+    environ = os.environ
+    return environ.get("XDG_RUNTIME_DIR", "").startswith("/") and environ.get("USER") != "root" and in_user_namespace()
+
+
 def new_user_namespace(uids: Sequence[IDMapping], gids: Sequence[IDMapping]) -> int:
     """Descriptor of a user namespace with these mappings. `ResourceError`, `UnsupportedError`."""
     told, tell = os.pipe()

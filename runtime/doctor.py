@@ -64,14 +64,7 @@ def _kernel() -> list[Finding]:
 
 def _user() -> list[Finding]:
     if os.geteuid() != 0:
-        return [
-            Finding(
-                name="user",
-                status=FAIL,
-                detail=f"uid {os.geteuid()}",
-                mend="run as root: user namespaces are not supported yet",
-            )
-        ]
+        return [_ordinary_user()]
     from pysandbox.oci.process import CAPABILITIES
     from pysandbox.runtime import native
 
@@ -91,6 +84,26 @@ def _user() -> list[Finding]:
         detail = f"root without {', '.join(missing)}"
         return [Finding(name="user", status=WARN, detail=detail, mend="containers that ask for these run without them")]
     return [Finding(name="user", status=OK, detail="root with all capabilities")]
+
+
+def _ordinary_user() -> Finding:
+    """Containers of such a user live in a user namespace, which is to be allowed; ids besides his own come from
+    /etc/subuid by newuidmap."""
+    import shutil
+
+    detail = f"uid {os.geteuid()}"
+    try:
+        with open("/proc/sys/user/max_user_namespaces") as limit, open("/proc/sys/kernel/unprivileged_userns_clone") as allowed:
+            forbidden = int(limit.read()) == 0 or allowed.read().strip() == "0"
+    except OSError:
+        forbidden = False  # the second file is Debian's
+    if forbidden:
+        mend = "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000, or run as root"
+        return Finding(name="user", status=FAIL, detail=f"{detail}, user namespaces are forbidden", mend=mend)
+    if shutil.which("newuidmap") is None:
+        mend = "only one id in containers: apt-get install uidmap, and lines in /etc/subuid and /etc/subgid, for more"
+        return Finding(name="user", status=WARN, detail=f"{detail}, without newuidmap", mend=mend)
+    return Finding(name="user", status=OK, detail=f"{detail}, containers in user namespaces")
 
 
 def _kvm() -> list[Finding]:

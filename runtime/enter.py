@@ -13,6 +13,7 @@ from pysandbox.oci import cgroups
 from pysandbox.oci._struct import Struct
 from pysandbox.oci.bundle import parse_process
 from pysandbox.oci.errors import LaunchError, StatusError, UnsupportedError, from_os_error
+from pysandbox.oci.namespaces import is_open_to_us
 from pysandbox.oci.process import CapabilitySets
 from pysandbox.runtime import (
     abi,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pysandbox.runtime.hooks import Streams
     from pysandbox.runtime.kept import Kept
 
+_CAP_SYS_ADMIN = 21
 # Name under /proc/PID/ns -> flag of setns(2), but for the pid namespace, which is for children.
 _SPACES = {
     "user": native.CLONE_NEWUSER,
@@ -68,8 +70,8 @@ class Options(Struct):
 
 class EntryPlan(Struct):
     """All that the new process needs, inherited across the fork. Integers are descriptors of the launcher. `spaces`:
-    flags of the namespaces to enter, `init`: pidfd of the container's first process; `path`, `stdio`: of a hook
-    (`launch_exec.Program`)."""
+    flags of the namespaces to enter, `init`: pidfd of the container's first process; `user_first`: the rights to enter
+    them come with the user namespace; `path`, `stdio`: of a hook (`launch_exec.Program`)."""
 
     options: Options
     process: Process
@@ -77,6 +79,7 @@ class EntryPlan(Struct):
     capabilities: CapabilitySets
     init: int
     spaces: int
+    user_first: bool
     cgroup: cgroups.Cgroup
     roles: dict[int, int]
     path: str = ""
@@ -151,6 +154,7 @@ def _make_plan(
         capabilities=capabilities,
         init=init,
         spaces=spaces,
+        user_first=bool(spaces & native.CLONE_NEWUSER) and not native.capget()[0] >> _CAP_SYS_ADMIN & 1,
         cgroup=_cgroup(state, options),
         roles=_roles(own, policy),
     )
@@ -230,20 +234,19 @@ def _start(
     # Before the fork: the container's processes see the new one at once, and must not reach this program through it.
     native.prctl(native.PR_SET_DUMPABLE, 0)
     try:
-        with _PidSpace(plan):
-            pid = os.fork()
-            if pid == 0:
-                ours.close()
-                if planner:
-                    os.close(planner[0])
-                from pysandbox.runtime.enter_child import entered_process
+        pid = _fork(plan)
+        if pid == 0:
+            ours.close()
+            if planner:
+                os.close(planner[0])
+            from pysandbox.runtime.enter_child import entered_process
 
-                entered_process(plan, theirs, planner[1] if planner else None)
-    except OSError as error:
+            entered_process(plan, theirs, planner[1] if planner else None)
+    except (OSError, LaunchError) as error:
         # ENOMEM: no process can be made any more in a pid namespace whose init has ended.
         if state.status == "stopped":
             raise StatusError("cannot exec in a stopped container") from None
-        raise from_os_error("fork", error, LaunchError) from None
+        raise from_os_error("fork", error, LaunchError) if isinstance(error, OSError) else error from None
     theirs.close()
     if planner:
         os.close(planner[1])
@@ -265,19 +268,24 @@ def _start(
     return running
 
 
-class _PidSpace:
-    """Context: processes forked inside it are born into the container's pid namespace."""
+def _fork(plan: EntryPlan) -> int:
+    """Forks a child of ours into the container's pid namespace; returns like fork(2)."""
+    if not plan.spaces & native.CLONE_NEWPID:
+        return os.fork()
+    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if plan.user_first or not is_open_to_us(home, native.CLONE_NEWPID):
+            from pysandbox.runtime.launch_sibling import fork_sibling
 
-    def __init__(self, plan: EntryPlan) -> None:
-        self._plan = plan
-        self._home = -1
-
-    def __enter__(self) -> None:
-        if self._plan.spaces & native.CLONE_NEWPID:
-            self._home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-            native.setns(self._plan.init, native.CLONE_NEWPID)
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._home >= 0:
-            native.setns(self._home, native.CLONE_NEWPID)
-            os.close(self._home)
+            flags = native.CLONE_NEWPID | (native.CLONE_NEWUSER if plan.user_first else 0)
+            return fork_sibling(lambda: native.setns(plan.init, flags))
+        native.setns(plan.init, native.CLONE_NEWPID)
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid:  # not in the child, which cannot
+                native.setns(home, native.CLONE_NEWPID)
+        return pid
+    finally:
+        os.close(home)

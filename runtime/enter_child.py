@@ -45,9 +45,13 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
     if user_space:
         process.raise_hard_limits(wanted.rlimits)
     launch_exec.preload()
+    spaces = plan.spaces & ~native.CLONE_NEWPID
+    if plan.user_first:
+        # In that namespace already, by which the mounts of the host are not its to change: those of a copy are.
+        native.unshare(native.CLONE_NEWNS)
+        spaces &= ~native.CLONE_NEWUSER
     own = launch_proc.own_proc()
     launch_exec.seal_imports()
-    spaces = plan.spaces & ~native.CLONE_NEWPID
     if spaces:
         try:
             native.setns(plan.init, spaces)

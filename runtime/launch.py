@@ -126,9 +126,14 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     options = plan.options
     made = [Made(kind=kind, path=path) for kind, path in cgroups.footprint(plan.cgroup)]
     container.update(made=(*container.state.made, *made), data={**container.state.data, "cgroup": plan.cgroup.record()})
-    # Joined groups have other processes, whose end is not this container's business.
-    groups = [thing.path for thing in made if thing.kind == "cgroup"]
+    wanted = set(plan.cgroup.paths.values())
     cgroups.create(plan.cgroup, plan.spec.linux.resources, warn)
+    refused = wanted.difference(plan.cgroup.paths.values())
+    if refused:
+        kept_made = tuple(thing for thing in container.state.made if thing.path not in refused)
+        container.update(made=kept_made, data={**container.state.data, "cgroup": plan.cgroup.record()})
+    # Joined groups have other processes, whose end is not this container's business.
+    groups = [thing.path for thing in made if thing.kind == "cgroup" and thing.path not in refused]
     cgroups.apply(plan.cgroup, plan.spec.linux.resources)
 
     # From here on signals wait: they are passed to the container once it exists.
@@ -224,7 +229,15 @@ def _fork(plan: LaunchPlan, channel: Channel, become: Callable[[], NoReturn]) ->
         from pysandbox.runtime.launch_userns import fork_process
 
         return fork_process(plan, channel, become)
-    with for_children(plan.namespaces, plan.spec):
+    spaces = for_children(plan.namespaces, plan.spec)
+    if not spaces.can_come_back:
+        from pysandbox.runtime.launch_sibling import fork_sibling
+
+        pid = fork_sibling(spaces.enter)
+        if pid == 0:
+            become()
+        return pid
+    with spaces:
         pid = os.fork()
         if pid == 0:
             become()

@@ -164,7 +164,7 @@ def open_kvm() -> int:
             "/dev/kvm does not exist: load the kvm-intel or kvm-amd module, or enable (nested) virtualization for this host"
         ) from None
     except PermissionError:
-        raise LaunchError("/dev/kvm is refused (permission denied): run as root or join the kvm group") from None
+        raise LaunchError(f"/dev/kvm is refused (permission denied): {_kvm_mend()}") from None
     except OSError as error:
         raise LaunchError(
             f"/dev/kvm cannot be opened ({host_reason(error.errno)}): "
@@ -179,6 +179,20 @@ def open_kvm() -> int:
         os.close(fd)
         raise LaunchError(f"/dev/kvm is not a KVM device with API version {_KVM_API_VERSION}: try `pysandbox doctor`")
     return fd
+
+
+def _kvm_mend() -> str:
+    """What lets an ordinary user open /dev/kvm, which Debian's udev gives to the group kvm."""
+    import grp
+
+    found = os.stat("/dev/kvm")
+    if not found.st_gid or found.st_mode & 0o060 != 0o060:
+        return "run as root, or let a group use it (chgrp kvm /dev/kvm; chmod 660 /dev/kvm) and join that group"
+    try:
+        name = grp.getgrgid(found.st_gid).gr_name
+    except KeyError:
+        name = str(found.st_gid)
+    return f"run as root or join the {name} group (usermod -aG {name} USER, then log in again)"
 
 
 def _policy(spec: Spec) -> int:

@@ -1,8 +1,7 @@
 """The launcher's part in a container with a user namespace.
 
 The container's process must own its pid and time namespaces *in* the user namespace, and the launcher cannot enter that
-and come back: so a child enters it, makes them, and forks the process as its own sibling. The process is the
-launcher's child all the same.
+and come back (`launch_sibling`).
 
 Inside, the process has no rights over the host's files: the root and the sources of bind mounts are opened for it by
 another child, which has the launcher's credentials and enters only the container's mount namespace. What is cloned
@@ -14,8 +13,9 @@ from __future__ import annotations
 import os
 
 from pysandbox.oci import mounts, namespaces, process, rootfs
-from pysandbox.oci.errors import Error, LaunchError, from_os_error, host_reason
+from pysandbox.oci.errors import Error, LaunchError, from_os_error
 from pysandbox.runtime import launch_channel, launch_child, native
+from pysandbox.runtime.launch_sibling import fork_sibling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,51 +41,6 @@ def fork_process(plan: LaunchPlan, channel: Channel, become: Callable[[], NoRetu
     if pid == 0:
         become()
     return pid
-
-
-def fork_sibling(enter: Callable[[], None]) -> int:
-    """Forks a process from a child of ours that has run `enter`; returns like fork(2). The process is our child, too.
-
-    Raises what `enter` raises. In the process itself the call returns 0 when the caller has its pid.
-    """
-    told, tell = os.pipe()
-    helper = os.fork()
-    if helper:
-        os.close(tell)
-        return _sibling_pid(told, helper)
-    try:
-        os.close(told)
-        native.prctl(native.PR_SET_PDEATHSIG, _SIGKILL)
-        born, birth = os.pipe()
-        enter()
-        pid = native.fork_sibling()
-        if pid == 0:
-            os.close(tell)
-            os.close(birth)
-            os.read(born, 1)  # until the helper is gone: it has told our pid then
-            os.close(born)
-            return 0
-        answer = f"P{pid}"
-    except Error as error:
-        answer = "\0".join((f"E{type(error).__name__}", str(error.errno or 0), str(error.status), error.message))
-    except BaseException as error:  # noqa: BLE001 -- a fork must not go on as a second launcher, whatever happens
-        reason = host_reason(error.errno) if isinstance(error, OSError) else repr(error)
-        answer = "\0".join(("ELaunchError", "0", "1", f"enter user namespace: {reason}"))
-    try:
-        os.write(tell, answer.encode(errors="replace")[:4096])
-    finally:
-        os._exit(0)
-
-
-def _sibling_pid(told: int, helper: int) -> int:
-    answer = os.read(told, 4096).decode(errors="replace")
-    os.close(told)
-    os.waitpid(helper, 0)
-    if answer[:1] == "P":
-        return int(answer[1:])
-    if answer[:1] == "E":
-        raise launch_channel.error_from(answer[1:])
-    raise LaunchError("the process that enters the user namespace was killed")
 
 
 def serve_sources(plan: LaunchPlan, pid: int, channel: Channel) -> None:

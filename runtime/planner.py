@@ -16,7 +16,7 @@ IDLE = 20.0
 """Seconds."""
 SOCKET, INDEX = 3, 4
 _NICENESS = 10
-_KEPT_VARIABLES = ("PSB_PLAN_DIR", "HOME", "XDG_CACHE_HOME")  # where the plan store is
+_KEPT_VARIABLES = ("PSB_PLAN_DIR", "HOME", "USER", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR")  # where the plan store is
 
 
 def socket_pair() -> tuple[int, int]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import config_lab
 import pytest
+import rootless_lab
+from rootless_lab import Rootless
 
 TOP = Path(__file__).resolve().parent.parent
 Config = dict[str, Any]
@@ -254,51 +256,10 @@ def test_time_namespace_inside(lab: Lab) -> None:
     assert result.stdout.split() == ["monotonic", "7", "0", "boottime", "1000000", "5", "later"], result.stderr
 
 
-class Rootless:
-    """An ordinary user who may use KVM: commands run as him, with a KVM device of his own at /dev/kvm."""
-
-    UID = 54321
-
-    def __init__(self, top: Path) -> None:
-        self.top = top
-        self.bundle = top / f"rootless-{os.getpid()}"
-        shutil.copytree(config_lab.BUSYBOX, self.bundle / "rootfs", symlinks=True)
-        (top / "run").mkdir()
-        for place, directories, files in os.walk(top):
-            for entry in (".", *directories, *files):
-                os.chown(Path(place) / entry, self.UID, self.UID, follow_symlinks=False)
-        os.mknod(top / "kvm", 0o020666, os.makedev(10, 232))
-        (top / "kvm").chmod(0o666)
-
-    def configure(self, script: str, change: Callable[[Config], object] | None = None) -> None:
-        subprocess.run(["runc", "spec", "--rootless", "-b", self.top], check=True)
-        config = json.loads((self.top / "config.json").read_text())
-        (self.top / "config.json").unlink()
-        for name in ("uidMappings", "gidMappings"):
-            config["linux"][name] = [{"containerID": 0, "hostID": self.UID, "size": 1}]
-        config["process"].update(terminal=False, args=["sh", "-c", script])
-        if change:
-            change(config)
-        (self.bundle / "config.json").write_text(json.dumps(config))
-
-    def run(self, runtime: str, *, kvm: bool = True) -> config_lab.Seen:
-        me = str(self.UID)
-        mount = f"mount --bind {self.top}/kvm /dev/kvm || exit 99;" if kvm else ""
-        script = f'{mount} exec setpriv --reuid {me} --regid {me} --clear-groups --inh-caps=-all "$@"'
-        environment = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(self.top / "run"), "HOME": str(self.top / "run")}
-        command = ["unshare", "-m", "sh", "-c", script, "sh", runtime, "run", "-b", str(self.bundle), self.bundle.name]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL, check=False)
-        return config_lab.Seen(done.returncode, done.stdout, done.stderr)
-
-
 @pytest.fixture
 def rootless(busybox_rootfs: Path) -> Iterator[Rootless]:
     del busybox_rootfs  # config_lab copies it
-    if any(not place.stat().st_mode & 0o001 for place in TOP.parents):
-        pytest.skip(f"{TOP} cannot be entered by an ordinary user")
-    with tempfile.TemporaryDirectory(prefix="rootless-") as top:
-        Path(top).chmod(0o755)
-        yield Rootless(Path(top))
+    yield from rootless_lab.rootless()
 
 
 def test_rootless(rootless: Rootless, lab: Lab) -> None:
@@ -326,10 +287,16 @@ def test_rootless_errors(rootless: Rootless, lab: Lab) -> None:
     refused = rootless.run(lab.pysandbox)
     assert refused.stderr.startswith("pysandbox: user namespace: ")
     rootless.configure("true")
-    without = rootless.run(lab.pysandbox, kvm=False)
-    if Path("/dev/kvm").stat().st_mode & 0o006 != 0o006:
-        assert "/dev/kvm is refused (permission denied): run as root or join the kvm group" in without.stderr
-    for result in (seen, refused):
+    for mode, group, mend in (
+        (0o600, 0, "run as root, or let a group use it (chgrp kvm /dev/kvm; chmod 660 /dev/kvm) and join that group"),
+        (0o660, 54399, "run as root or join the 54399 group (usermod -aG 54399 USER, then log in again)"),
+    ):
+        os.chown(rootless.top / "kvm", 0, group)
+        (rootless.top / "kvm").chmod(mode)
+        without = rootless.run(lab.pysandbox)
+        assert without.stderr == f"pysandbox: /dev/kvm is refused (permission denied): {mend}\n"
+        assert "/dev/kvm is refused (permission denied)" in rootless.call(lab.pysandbox, "doctor").stdout
+    for result in (seen, refused, without):
         assert (result.status, len(result.stderr.splitlines())) == (1, 1), result
 
 

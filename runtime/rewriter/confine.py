@@ -176,9 +176,13 @@ def _leave_the_host() -> None:
     libc.unshare(flags if root else flags | clone_user)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if root:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)  # clears every capability
+        try:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)  # clears every capability
+        except OSError:
+            # Root of a user namespace that has no nobody: a further one has no rights over what this one has.
+            libc.unshare(clone_user)
     pr_set_dumpable, pr_set_no_new_privs = 4, 38
     if libc.prctl(pr_set_no_new_privs, 1, 0, 0, 0) or libc.prctl(pr_set_dumpable, 0, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")

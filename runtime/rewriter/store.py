@@ -54,7 +54,9 @@ def default_root() -> str:
     """`PSB_PLAN_DIR`, or /var/lib/pysandbox/plans for root, or the user's cache directory."""
     if chosen := os.environ.get("PSB_PLAN_DIR"):
         return chosen
-    if os.geteuid() == 0:
+    from pysandbox.oci.userns import is_users_own
+
+    if not is_users_own():
         return "/var/lib/pysandbox/plans"
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(cache, "pysandbox", "plans")
