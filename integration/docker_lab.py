@@ -22,12 +22,12 @@ NOISE = re.compile(r"runc create failed: unable to start container process: |exe
 
 
 class Docker:
-    """`options`: of dockerd. Its files are in the room's scratch directory; its socket is where the client expects it."""
+    """`options`: of dockerd. Its images are in the room; its socket is where the client expects it."""
 
     def __init__(self, room: Room, pysandbox: str, *options: str | Path, register: bool = True) -> None:
         self.room = room
         self.log = room.scratch / "dockerd.log"
-        words = ["--data-root", str(room.scratch / "data"), "--cgroup-parent", room.cgroup]
+        words = ["--data-root", "/run/room/docker", "--cgroup-parent", room.cgroup]
         words += ["--exec-opt", "native.cgroupdriver=cgroupfs"]
         if register:
             words += ["--add-runtime", f"pysandbox={pysandbox}"]

@@ -2,8 +2,9 @@
 
 A room has its own mounts, processes, network (`lo`, and `eth0` with ADDRESS), host name and IPC. Private are /run, /etc (a
 writable layer over the host's), /proc, /sys and the directories engines keep things in; other files are the host's, the same
-paths mean the same files. When the room closes, or the test run dies, everything in it is gone; only cgroups would stay, so the
-engine's groups are below `cgroup`, which is removed. Needs root.
+paths mean the same files. /run/room is on disk, empty at first, and its parents are open to every user. When the room closes, or
+the test run dies, everything in it is gone; only cgroups would stay, so the engine's groups are below `cgroup`, which is removed.
+Needs root.
 """
 
 from __future__ import annotations

@@ -30,6 +30,9 @@ def mounts(scratch: str, hidden: list[str]) -> None:
     call("umount", "-R", kept)
     call("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     os.mkdir("/run/lock", 0o1777)
+    os.mkdir("/run/room")
+    os.mkdir(os.path.join(scratch, "disk"))
+    call("mount", "--bind", os.path.join(scratch, "disk"), "/run/room")
     layers = [os.path.join(scratch, name) for name in ("etc", "etc-work")]
     for path in layers:
         os.mkdir(path)
