@@ -62,7 +62,7 @@ def parse_config(raw: Mapping[str, Any]) -> Spec:
 def load_process(path: str) -> Process:
     """The file of `exec --process`, checked and typed. `BundleError`, `ConfigError`."""
     document = os.path.basename(path) or path
-    return parse_process(jsontext.parse(jsontext.read(path, document), document), document)
+    return parse_process(jsontext.parse(jsontext.read(path, document, pipe=True), document), document)
 
 
 def parse_process(raw: Mapping[str, Any], document: str = "process.json") -> Process:

@@ -291,9 +291,7 @@ def _occupied(path: str) -> bool:
 
 
 def create(cgroup: Cgroup, resources: Resources | None = None, warn: Callable[[str], None] = lambda message: None) -> None:
-    """Makes the groups. `ResourceError`. One with processes in it is joined, with a warning; a frozen one is refused,
-    because the container would never start.
-    """
+    """Makes the groups. `ResourceError`. One with processes in it is joined, with a warning."""
     if cgroup.unit:
         return
     layout = host_layout()
@@ -307,12 +305,9 @@ def create(cgroup: Cgroup, resources: Resources | None = None, warn: Callable[[s
                 cgroups_v2.create(path, layout.mounts[""], resources)
             else:
                 existed = not _make(path, controller, resources)
-            if existed:
-                if controller in ("freezer", "") and _is_frozen(cgroup):
-                    raise ResourceError("container's cgroup unexpectedly frozen", errno=errno.EBUSY)
-                if controller in ("devices", "") and not occupied and (count := len(_members(path))):
-                    occupied = True
-                    warn(f"container's cgroup is not empty: {count} process(es) found")
+            if existed and controller in ("devices", "") and not occupied and (count := len(_members(path))):
+                occupied = True
+                warn(f"container's cgroup is not empty: {count} process(es) found")
         except OSError as error:
             if error.errno in _REFUSED and not cgroup.chosen and _rootless():
                 # Limits that need this group fail by name.
@@ -321,10 +316,14 @@ def create(cgroup: Cgroup, resources: Resources | None = None, warn: Callable[[s
             raise from_os_error(f"mkdir {path}", error) from None
 
 
-def _is_frozen(cgroup: Cgroup) -> bool:
-    from pysandbox.oci import cgroups_freezer
+def refuse_frozen(cgroup: Cgroup) -> None:
+    """`ResourceError` for a group that exists and is frozen: the container would never start. To be asked before anything
+    is recorded as made, so that the group stays as it is."""
+    if os.path.isdir(cgroup.paths.get("freezer") or cgroup.paths.get("") or "/nonexistent"):
+        from pysandbox.oci import cgroups_freezer
 
-    return cgroups_freezer.is_frozen(cgroup.paths)
+        if cgroups_freezer.is_frozen(cgroup.paths):
+            raise ResourceError("container's cgroup unexpectedly frozen", errno=errno.EBUSY)
 
 
 def _members(path: str) -> list[str]:
@@ -432,7 +431,7 @@ def enter(cgroup: Cgroup, pid: int, init: int = 0) -> None:
             _move(path, pid)
         except ResourceError as error:
             if "" not in cgroup.paths or not init or error.errno not in (errno.EBUSY, errno.EOPNOTSUPP, errno.ENOENT):
-                raise
+                raise ResourceError(f"adding pid {pid} to cgroups: {error.message}", errno=error.errno) from None
             with open(f"/proc/{init}/cgroup") as lines:
                 own = next((line.rstrip("\n")[3:] for line in lines if line.startswith("0::")), "")
             place = os.path.normpath(host_layout().mounts[""] + own)

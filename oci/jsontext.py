@@ -21,8 +21,9 @@ MAX_BYTES = 16 << 20
 _SPACE = " \t\n\r"
 
 
-def read(path: str, document: str) -> bytes:
-    """Contents of a regular file of at most `MAX_BYTES`; `BundleError` otherwise. Follows symbolic links."""
+def read(path: str, document: str, *, pipe: bool = False) -> bytes:
+    """Contents of a regular file of at most `MAX_BYTES`; `BundleError` otherwise. Follows symbolic links. `pipe`: a pipe
+    will do, too (`--process <(...)`): the caller of the runtime has named it, and is waited for."""
     try:
         # O_NONBLOCK: a FIFO in the place of the file must not hold up the runtime.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -38,7 +39,9 @@ def read(path: str, document: str) -> bytes:
         info = os.fstat(fd)
         if stat.S_ISDIR(info.st_mode):
             raise BundleError(f"read {path}: is a directory")
-        if not stat.S_ISREG(info.st_mode):
+        if pipe and stat.S_ISFIFO(info.st_mode):
+            os.set_blocking(fd, True)
+        elif not stat.S_ISREG(info.st_mode):
             raise BundleError(f"read {path}: not a regular file")
         return read_fd(fd, path, info.st_size)
     finally:

@@ -297,7 +297,8 @@ def _linux(linux: Linux) -> None:
         _absolute(device.path, f"/linux/devices/{i}/path")
     if linux.resources is not None:
         for i, rule in enumerate(linux.resources.devices):
-            if rule.access.strip("rwm"):
+            # Other letters beside these are without effect, as in runc ("rwa" is found in the wild).
+            if rule.access and not set(rule.access) & set("rwm"):
                 raise ConfigError(
                     f"expected letters of 'rwm', found {rule.access!r}", pointer=f"/linux/resources/devices/{i}/access"
                 )

@@ -55,7 +55,7 @@ _SPACES = {
 
 
 class Options(Struct):
-    """How `exec` is asked, apart from the process itself; names as runc's flags."""
+    """How `exec` is asked, apart from the process itself; names as runc's flags. `debug`: where steps are told."""
 
     id: str
     root: str
@@ -66,6 +66,7 @@ class Options(Struct):
     listen_fds: int = 0
     ignore_paused: bool = False
     cgroup: tuple[str, ...] = ()
+    debug: Callable[[str], None] | None = None
 
 
 class EntryPlan(Struct):
@@ -195,13 +196,14 @@ def _cgroup(state: State, options: Options) -> cgroups.Cgroup:
         controllers, colon, below = wish.partition(":")
         if not colon:
             controllers, below = "", wish
-        path = os.path.normpath("/" + below).lstrip("/")
         if colon and "" in paths:
             raise LaunchError(f"--cgroup: {wish}: no controllers can be named with cgroup version 2")
         for controller in controllers.split(",") if controllers else paths:
             if controller not in paths:
                 raise LaunchError(f"--cgroup: unknown controller {controller} in {wish}")
-            paths[controller] = os.path.join(own.paths[controller], path)
+            paths[controller] = os.path.normpath(f"{own.paths[controller]}/{below}")
+            if not f"{paths[controller]}/".startswith(f"{own.paths[controller]}/"):
+                raise LaunchError(f"--cgroup: {below} is not a sub cgroup path")
     return cgroups.Cgroup(paths=paths)
 
 
@@ -229,7 +231,7 @@ def _start(
     # As for a container: who waits serves requests for plans; who leaves, leaves a process for that.
     pair = launch_follow.planner_pair if signals else planners.socket_pair if options.detach else None
     planner = pair() if pair else None
-    ours, theirs = launch_channel.channel_pair()
+    ours, theirs = launch_channel.channel_pair(verbose=options.debug is not None)
     launch_early.finish()
     # Before the fork: the container's processes see the new one at once, and must not reach this program through it.
     native.prctl(native.PR_SET_DUMPABLE, 0)
@@ -255,7 +257,9 @@ def _start(
         # Whoever names a group means that one, and no other that might do.
         init = 0 if options.cgroup else state.pid
         joiner = launch_follow.Joiner(lambda: cgroups.enter(plan.cgroup, pid, init), pid, ours)
-        launch_follow.follow(ours, running, plan.process, joiner, warn, console_socket=options.console_socket)
+        launch_follow.follow(
+            ours, running, plan.process, joiner, warn, console_socket=options.console_socket, debug=options.debug
+        )
         if options.pid_file:
             launch_follow.write_pid_file(options.pid_file, pid)
         if options.detach and planner and running.plans:

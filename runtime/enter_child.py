@@ -45,6 +45,7 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
     if user_space:
         process.raise_hard_limits(wanted.rlimits)
     launch_exec.preload()
+    channel.step("nsexec container setup: joining the container's namespaces")
     spaces = plan.spaces & ~native.CLONE_NEWPID
     if plan.user_first:
         # In that namespace already, by which the mounts of the host are not its to change: those of a copy are.
@@ -61,6 +62,7 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
     if user_space:
         userns.become_root()
         userns.become_root_group()
+    channel.step("child process in init(): inside")
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     places = Places(root)
     proc = launch_proc.container_proc(places, own)
@@ -89,6 +91,7 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
         path=plan.path,
         stdio=plan.stdio,
     )
+    channel.step("setns_init: about to exec the monitor")
     launch_exec.become(program, roles, inbox, channel, terminal=terminal)
 
 

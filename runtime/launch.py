@@ -124,6 +124,7 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     from pysandbox.oci.state import Made
 
     options = plan.options
+    cgroups.refuse_frozen(plan.cgroup)
     made = [Made(kind=kind, path=path) for kind, path in cgroups.footprint(plan.cgroup)]
     container.update(made=(*container.state.made, *made), data={**container.state.data, "cgroup": plan.cgroup.record()})
     wanted = set(plan.cgroup.paths.values())
@@ -141,7 +142,7 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     # The launcher serves requests for plans itself while it waits; a detached container gets a process for that.
     planner = planners.socket_pair() if options.detach else launch_follow.planner_pair()
     start_socket = launch_release.listener(container.directory) if options.wait else None
-    ours, theirs = launch_channel.channel_pair()
+    ours, theirs = launch_channel.channel_pair(verbose=options.debug is not None)
     launch_early.finish()
     try:
 
@@ -168,7 +169,14 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
         more = _handlers(plan, pid, ours)
         more[launch_channel.HOOKS] = lambda _text, _fds: _run_hooks(plan, container, joiner, ours)
         launch_follow.follow(
-            ours, running, plan.spec.process, joiner, warn, console_socket=options.console_socket, more=more
+            ours,
+            running,
+            plan.spec.process,
+            joiner,
+            warn,
+            console_socket=options.console_socket,
+            debug=options.debug,
+            more=more,
         )
         if options.wait and not launch_release.ask(container.directory):
             raise LaunchError("the container process ended before it could wait for its start")

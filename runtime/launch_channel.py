@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ROOT = "R"  # child: all mounts are made; descriptor: the root (O_PATH); text: the program as config.json names it
 TERMINAL = "T"  # child: descriptor: master of the container's terminal
+STEP = "G"  # child: what it does now; only with --debug
 WARNING = "W"  # child: something asked for was not applied
 READY = "Y"  # child: all is set up; only the exec is left
 MOUNTS = "M"  # child in a user namespace: its mount namespace is made; it waits for SOURCES
@@ -35,8 +36,9 @@ MAX_FDS = 4
 class Channel:
     """One end. Packets are small, so a send never blocks for long; the other end may be gone (see `send`)."""
 
-    def __init__(self, sock: socket) -> None:
+    def __init__(self, sock: socket, verbose: bool = False) -> None:
         self._sock = sock
+        self._verbose = verbose
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -51,6 +53,11 @@ class Channel:
             self._sock.sendmsg([payload], ancillary, 0x4000)  # MSG_NOSIGNAL
         except ConnectionResetError:
             raise BrokenPipeError from None  # the same, said when a message of ours was left unread
+
+    def step(self, text: str) -> None:
+        """For the debug log. Where runc tells of the same step its words are in the text: logs are searched for them."""
+        if self._verbose:
+            self.send(STEP, text)
 
     def receive(self) -> tuple[str, str, list[int]] | None:
         """(kind, text, descriptors), or None at the end. Waits."""
@@ -88,9 +95,9 @@ class Channel:
         self._sock.close()
 
 
-def channel_pair() -> tuple[Channel, Channel]:
+def channel_pair(*, verbose: bool = False) -> tuple[Channel, Channel]:
     one, other = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
-    return Channel(one), Channel(other)
+    return Channel(one, verbose), Channel(other, verbose)
 
 
 def error_from(text: str) -> errors.Error:

@@ -43,11 +43,14 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
     if not plan.namespaces.user:
         set_oom_score(plan, channel)
     launch_exec.preload()
+    made = ", ".join(sorted(plan.namespaces.new))
+    channel.step(f"nsexec container setup: new namespaces {made}")
     namespaces.enter(plan.namespaces)
     if spec.linux.net_devices:
         inbox.network()
     set_names(plan)
 
+    channel.step(f"child process in init(): root {plan.rootfs}")
     terminal: int | None = None
     if "mount" in plan.namespaces.new:
         places = build_root(plan, inbox)
@@ -83,6 +86,7 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
     roles = {**plan.roles, abi.FD_PROC: proc}
     if planner is not None:
         roles[abi.FD_PLANNER] = planner
+    channel.step("init: closing the pipe to signal completion follows; root and mounts are made")
     launch_exec.become(_program(plan), roles, inbox, channel, terminal=terminal, start_socket=start_socket)
 
 

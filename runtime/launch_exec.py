@@ -118,6 +118,7 @@ def become(
     native.close_range(first_free, flags=native.CLOSE_RANGE_CLOEXEC)
     waiting = () if start_socket is None else (start_socket,)
     launch_vault.place(number, roles[abi.FD_MONITOR], vault, record, *waiting)
+    channel.step(f"program {path}, monitor at descriptor {number}")
     channel.send(launch_channel.READY)
     if program.detach:
         native.prctl(native.PR_SET_PDEATHSIG, 0)

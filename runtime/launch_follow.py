@@ -70,6 +70,7 @@ def follow(
     warn: Callable[[str], None],
     *,
     console_socket: str = "",
+    debug: Callable[[str], None] | None = None,
     more: Mapping[str, Handler] | None = None,
 ) -> None:
     """The child's messages until its exec. Raises the error it sends. `more`: handlers of further kinds."""
@@ -96,6 +97,8 @@ def follow(
             ready = True
         elif kind == launch_channel.ERROR:
             raise launch_channel.error_from(text)
+        elif kind == launch_channel.STEP and debug:
+            debug(text)
         elif more and kind in more:
             more[kind](text, fds)
     joiner.finish()

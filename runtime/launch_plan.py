@@ -14,7 +14,7 @@ from pysandbox.runtime import abi, activation, launch_vault, native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pysandbox.oci.bundle import Bundle
     from pysandbox.oci.spec import Spec
@@ -38,7 +38,7 @@ class Overlay(Struct):
 
 class Options(Struct):
     """How `run` or `create` is asked to start a container, apart from config.json; names as runc's flags. `wait`: the
-    program runs when `start` says so."""
+    program runs when `start` says so; `debug`: where steps are told."""
 
     id: str
     root: str
@@ -55,6 +55,7 @@ class Options(Struct):
     cgroup_manager: str = "cgroupfs"
     overlay: Overlay | None = None
     foreground_tty: bool = True
+    debug: Callable[[str], None] | None = None
 
 
 class LaunchPlan(Struct):

@@ -110,6 +110,11 @@ def test_holes_in_wildcards_are_refused(rules: tuple[DeviceRule, ...]) -> None:
         cgroups_devices.check(rules)
 
 
+def test_other_letters_of_access_are_without_effect() -> None:
+    rules = [rule("c 9:9 rwma"), rule("c 9:9 wx", allow=False)]
+    assert DeviceRules.of(rules).exceptions["c", 9, 9] == "rm"
+
+
 def test_a_rule_without_access_is_refused() -> None:
     with pytest.raises(ConfigError, match="device access at 1 field cannot be empty"):
         cgroups_devices.check((DENY_ALL, DeviceRule(allow=True, type="c", major=1)))

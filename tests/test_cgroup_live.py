@@ -187,6 +187,8 @@ def test_a_frozen_group_is_refused(pair: list[Runtime]) -> None:
             runtime.configure(["true"], lambda config, place=group.name: config["linux"].update(cgroupsPath=f"/{place}"))  # type: ignore[misc]
             assert runtime.create() != 0
             assert "container's cgroup unexpectedly frozen" in runtime.last_error()
+            assert (group / name).exists()  # not ours to remove
+            assert runtime.create() != 0
             runtime.clean()
         finally:
             if group.exists():

@@ -32,7 +32,8 @@ def psb(*argv: str, env: dict[str, str] | None = None) -> subprocess.CompletedPr
         (["-b", "x", "id"], "x", "", ["id"]),
         (["--bundle=x", "-d", "id"], "x", "true", ["id"]),
         (["-bundle", "x", "--detach=false", "id"], "x", "", ["id"]),
-        (["id", "-d"], "", "", ["id", "-d"]),  # options end at the first argument
+        (["id", "-d", "-b", "x"], "x", "true", ["id"]),
+        (["id", "--", "-d"], "", "", ["id", "-d"]),
         (["-d", "--", "-d"], "", "true", ["-d"]),
         (["-"], "", "", ["-"]),
     ],
@@ -40,6 +41,12 @@ def psb(*argv: str, env: dict[str, str] | None = None) -> subprocess.CompletedPr
 def test_options_as_runc_takes_them(argv: list[str], bundle: str, detach: str, rest: list[str]) -> None:
     values, arguments = ARGUMENTS.parse(argv)
     assert (values["--bundle"], values["--detach"], arguments) == (bundle, detach, rest)
+
+
+def test_options_end_where_a_command_line_begins() -> None:
+    arguments = Arguments(usage="ID PROGRAM", flags=ARGUMENTS.flags, count=(1, None), leading=True)
+    values, rest = arguments.parse(["-d", "id", "ls", "-d", "--", "x"])
+    assert (values["--detach"], rest) == ("true", ["id", "ls", "-d", "--", "x"])
 
 
 def test_repeated_option() -> None:
@@ -74,7 +81,28 @@ def test_help_of_every_verb() -> None:
     for verb in ("run", "do", "spec", "state", "list", "kill", "delete", "doctor"):
         shown = psb(verb, "--help")
         assert shown.returncode == 0
-        assert shown.stdout.startswith(f"pysandbox {verb} - ")
+        assert shown.stdout.startswith(f"NAME:\n   pysandbox {verb} - ")
+    for verb in ("checkpoint", "restore"):
+        shown = psb(verb, "-h")
+        assert (shown.returncode, "not supported" in shown.stdout) == (0, True)
+        assert psb(verb, "--help").returncode == 1  # the question podman asks
+
+
+def test_help_about_nothing() -> None:
+    for option in ("-h", "--help"):
+        shown = psb("nope", option)
+        assert (shown.returncode, shown.stdout) == (3, "")
+        assert "No help topic for 'nope'" in shown.stderr
+
+
+def test_help_and_version_show_the_name_of_the_call(tmp_path: Path, pysandbox_command: list[str]) -> None:
+    """A link in another runtime's place, for scripts that know that one's name."""
+    link = tmp_path / "runc"
+    link.symlink_to(pysandbox_command[0])
+    starts = {("--version",): "runc version ", ("-h",): "NAME:\n   runc - ", ("list", "-h"): "NAME:\n   runc list - "}
+    for options, start in starts.items():
+        shown = subprocess.run([link, *options], capture_output=True, text=True, check=True)
+        assert shown.stdout.startswith(start)
 
 
 @pytest.mark.parametrize("argv", [["nope"], ["run"], ["run", "--nope", "x"], ["run", "a", "b"], ["kill", "x", "NOSIG"]])
@@ -98,6 +126,12 @@ def test_log_json(tmp_path: Path) -> None:
     assert "no such file or directory" in entries[0]["msg"]
     assert entries[0]["msg"] in result.stderr
     assert entries[0]["time"].endswith("Z")
+
+
+def test_log_json_without_a_file(tmp_path: Path) -> None:
+    result = psb("--log-format", "json", "run", "-b", str(tmp_path / "nope"), "x")
+    entry = json.loads(result.stderr)
+    assert (entry["level"], "no such file or directory" in entry["msg"]) == ("error", True)
 
 
 def test_log_text(tmp_path: Path) -> None:

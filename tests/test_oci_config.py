@@ -301,7 +301,7 @@ ONE = {"containerID": 0, "hostID": 1000, "size": 10}
         ),
         (small(linux={"devices": [{"path": "x", "type": "c"}]}), "/linux/devices/0/path", "absolute path"),
         (
-            small(linux={"resources": {"devices": [{"allow": True, "access": "rx"}]}}),
+            small(linux={"resources": {"devices": [{"allow": True, "access": "xa"}]}}),
             "/linux/resources/devices/0/access",
             "'rwm'",
         ),

@@ -108,7 +108,10 @@ def test_what_the_program_sees(together: list[Runtime], args: tuple[str, ...]) -
         (("--tty", "--detach", "ID", "true"), "cannot allocate tty if"),
         (("--console-socket", "/nothing", "ID", "true"), "cannot use console socket if"),
         (("--user", "root", "ID", "true"), "parsing root as int for uid failed"),
-        (("--cgroup", "nothing", "ID", "true"), "no such file or directory"),
+        (("--cgroup", "nothing", "ID", "true"), "nothing/cgroup.procs: no such file or directory"),
+        (("--cgroup", "nothing", "ID", "true"), "adding pid "),
+        (("--cgroup", "..", "ID", "true"), ".. is not a sub cgroup path"),
+        (("--cgroup", "pids:x/../../y", "ID", "true"), "is not a sub cgroup path"),
         (("--pid-file", "/nothing/x", "ID", "true"), "no such file or directory"),
         (("--process", "/nothing", "ID"), "no such file or directory"),
     ],
@@ -125,6 +128,38 @@ def test_errors(together: list[Runtime], args: tuple[str, ...], words: str) -> N
     for runtime in together:
         assert outcome(runtime, runtime.id, "sh", "-c", "ls -d /proc/[0-9]*/exe | wc -l")[1] != ""
         assert len(groups_of(runtime)) == 1
+
+
+def test_process_from_a_pipe(together: list[Runtime]) -> None:
+    """`--process <(...)`: a writer that takes its time is waited for."""
+    document = json.dumps({"args": ["echo", "from a pipe"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]})
+    for runtime in together:
+        reader, writer = os.pipe()
+        with subprocess.Popen(["sh", "-c", 'sleep 0.3; echo "$0"', document], stdout=writer):
+            os.close(writer)
+            done = runtime.call("exec", "--process", f"/proc/self/fd/{reader}", runtime.id, pass_fds=(reader,))
+            os.close(reader)
+        assert (done.returncode, done.stdout) == (0, "from a pipe\n"), (runtime.name, runtime.last_error())
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_debug_log(together: list[Runtime], style: str) -> None:
+    """`--debug` tells of the steps in the log, or on standard error; runc's words for those that runc has, too."""
+    steps = ("nsexec container setup", "child process in init()", "setns_init: about to exec")
+    for runtime in together:
+        log = runtime.bundle / f"debug.{style}"
+        head = [*runtime.command, "--root", str(runtime.root), "--debug", "--log-format", style]
+        tail = ["exec", runtime.id, "echo", "hi"]
+        to_file = subprocess.run([*head, "--log", log, *tail], env=runtime.env, capture_output=True, text=True, check=True)
+        assert (to_file.stdout, to_file.stderr) == ("hi\n", "")
+        to_stderr = subprocess.run([*head, *tail], env=runtime.env, capture_output=True, text=True, check=True)
+        assert to_stderr.stdout == "hi\n"
+        for text in (log.read_text(), to_stderr.stderr):
+            for step in steps:
+                line = next(line for line in text.splitlines() if step in line)
+                assert json.loads(line)["level"] == "debug" if style == "json" else " level=debug msg=" in line
+        quiet = subprocess.run([*head[:-3], *tail], env=runtime.env, capture_output=True, text=True, check=True)
+        assert quiet.stderr == ""
 
 
 def groups_of(runtime: Runtime) -> list[int]:
@@ -431,6 +466,8 @@ def test_below_the_containers_cgroup(pair: list[Runtime]) -> None:
         seen.append((one[0], whole[0], one[1].replace(runtime.id, "ID")))
         unknown = runtime.call("exec", "--cgroup", "nothing:below", runtime.id, "true")
         assert unknown.returncode == 255
+        top = outcome(runtime, "--cgroup", "/", runtime.id, "cat", "/proc/self/cgroup")
+        assert top == outcome(runtime, runtime.id, "cat", "/proc/self/cgroup")
         assert "unknown controller nothing" in runtime.last_error()
     assert seen[0] == seen[1]
 

@@ -72,6 +72,12 @@ class TestLive:
             assert all_settings(pair[0]) == all_settings(pair[1]), flags
         assert codes == [0, 0]
 
+    def test_flags_behind_the_id(self, pair: list[Runtime]) -> None:
+        for runtime in pair:
+            done = runtime.call("update", runtime.id, "--pids-limit", "17", "--cpu-quota", "-1")
+            assert done.returncode == 0, done.stderr
+        assert all_settings(pair[0]) == all_settings(pair[1])
+
     @pytest.mark.parametrize("spelling", [["--resources", "-"], ["--resources=-"], ["-r", "-"], ["--resources", "FILE"]])
     def test_json(self, pair: list[Runtime], spelling: list[str], tmp_path: Path) -> None:
         limits = {

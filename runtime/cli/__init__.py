@@ -15,6 +15,7 @@ from pysandbox.runtime.cli.arguments import Arguments, Flag, Values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     class Verb(Protocol):
@@ -64,6 +65,7 @@ GLOBAL = Arguments(
         Flag("--version -v", "", "print the version"),
         Flag("--help -h", "", "show help"),
     ),
+    leading=True,
 )
 
 
@@ -93,6 +95,11 @@ class Call:
     def warn(self, message: str) -> None:
         self.log.write("warning", message)
 
+    @property
+    def debug(self) -> Callable[[str], None] | None:
+        """Where to tell of single steps; None without `--debug`."""
+        return self.log.debug if self.log.debug_on else None
+
 
 class Log:
     """`--log` and `--log-format`. One line a message; the file is opened for the first one."""
@@ -104,6 +111,9 @@ class Log:
 
     def write(self, level: str, message: str) -> None:
         """A message below an error goes to the log only; with no log, to standard error."""
+        if not self.path and (level == "debug" or self.style == "json"):
+            _print_error(self._line(level, message))
+            return
         if not self.path:
             _print_error(f"{PROGRAM}: {level}: {message}" if level != "error" else f"{PROGRAM}: {message}")
             return
@@ -157,6 +167,8 @@ def run_command(argv: list[str]) -> int:
         if options["--help"] or not rest or rest[0] in ("help", "h"):
             print_help()
             return 0
+        if rest[0] not in VERBS and rest[1:2] in (["-h"], ["--help"]):
+            raise UsageError(f"No help topic for '{rest[0]}'", status=3)
         return _run_verb(options, rest[0], rest[1:], log)
     except Error as error:
         log.write("error", error.message)
@@ -199,20 +211,27 @@ def _run_verb(options: Values, name: str, argv: list[str], log: Log) -> int:
         return verb.main(Call(options, Values(), argv, log))
     values, arguments = verb.ARGUMENTS.parse(argv)
     if values.get("--help"):
-        sys.stdout.write(verb.ARGUMENTS.help(f"{PROGRAM} {name}", VERBS[name][1]))
+        sys.stdout.write(verb.ARGUMENTS.help(f"{called()} {name}", VERBS[name][1]))
         return 0
     verb.ARGUMENTS.check_count(arguments, f"{PROGRAM} {name}")
     return verb.main(Call(options, values, arguments, log))
 
 
+def called() -> str:
+    """The name in help and version: a link by which the command stands in for another (`runc`) shows the link's."""
+    name = os.path.basename(sys.argv[0])
+    return PROGRAM if not name or name.endswith(".py") else name
+
+
 def _print_version() -> None:
     from pysandbox.runtime import SPEC_VERSION, __version__
 
-    sys.stdout.write(f"{PROGRAM} version {__version__}\ncommit: v{__version__}\nspec: {SPEC_VERSION}\n")
+    sys.stdout.write(f"{called()} version {__version__}\ncommit: v{__version__}\nspec: {SPEC_VERSION}\n")
 
 
 def print_help() -> None:
-    text = GLOBAL.help(PROGRAM, "run OCI containers whose programs never execute a system call of the host")
+    about = "Open Container Initiative runtime whose programs never execute a system call of the host"
+    text = GLOBAL.help(called(), about)
     width = max(map(len, VERBS))
     verbs = "".join(f"   {name.ljust(width)}  {about}\n" for name, (_, about) in VERBS.items())
-    sys.stdout.write(f"{text}\nVerbs:\n{verbs}")
+    sys.stdout.write(f"{text}\nVERBS:\n{verbs}")

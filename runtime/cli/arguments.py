@@ -1,4 +1,5 @@
-"""A small option parser that behaves as runc's does: `-x`, `--xyz V`, `--xyz=V`; options end at the first argument."""
+"""A small option parser that behaves as runc's does: `-x`, `--xyz V`, `--xyz=V`, before and behind arguments, except where
+arguments are another program's command line."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class Values(dict[str, str]):
 
 class Arguments:
     """What a verb takes. `count`: how many arguments, (least, most), most None for any number. `passed_on`: the verb
-    parses for itself."""
+    parses for itself. `leading`: options end at the first argument."""
 
     def __init__(
         self,
@@ -46,11 +47,13 @@ class Arguments:
         count: tuple[int, int | None] = (0, None),
         *,
         passed_on: bool = False,
+        leading: bool = False,
     ) -> None:
         self.usage = usage
         self.flags = flags
         self.count = count
         self.passed_on = passed_on
+        self.leading = leading
 
     def parse(self, argv: list[str]) -> tuple[Values, list[str]]:
         """Values with defaults filled in, and the rest. `UsageError`."""
@@ -59,14 +62,18 @@ class Arguments:
         known.setdefault("-h", known["--help"])
         values = Values({flag.key: flag.default for flag in self.flags})
         values.setdefault("--help", "")
+        arguments: list[str] = []
         position = 0
         while position < len(argv):
             word = argv[position]
-            if word == "--":
-                return values, argv[position + 1 :]
-            if not word.startswith("-") or word == "-":
-                break
             position += 1
+            if word == "--":
+                break
+            if not word.startswith("-") or word == "-":
+                arguments.append(word)
+                if self.leading:
+                    break
+                continue
             name, has_value, value = word.partition("=")
             # Go's parser takes one dash or two for any name.
             flag = known.get(name) or known.get("-" + name) or (known.get(name[1:]) if name.startswith("--") else None)
@@ -83,7 +90,7 @@ class Arguments:
                 value = argv[position]
                 position += 1
             values[flag.key] = f"{values[flag.key]}\0{value}" if flag.many and values[flag.key] else value
-        return values, argv[position:]
+        return values, arguments + argv[position:]
 
     def check_count(self, arguments: list[str], name: str) -> None:
         least, most = self.count
@@ -98,10 +105,10 @@ class Arguments:
             raise UsageError(f'"{name}" requires {exactly} argument(s) (see {name} --help)')
 
     def help(self, name: str, about: str) -> str:
-        lines = [f"{name} - {about}", "", f"Usage: {name} {self.usage}", ""]
+        lines = ["NAME:", f"   {name} - {about}", "", "USAGE:", f"   {name} {self.usage}", ""]
         shown = [(", ".join(flag.names) + (f" {flag.value}" if flag.value else ""), flag.about) for flag in self.flags]
         if shown:
             width = max(len(left) for left, _ in shown)
-            lines.append("Options:")
+            lines.append("OPTIONS:")
             lines += [f"   {left.ljust(width)}  {right}" for left, right in shown]
         return "\n".join(lines) + "\n"

@@ -21,6 +21,7 @@ ARGUMENTS = Arguments(
         Flag("--print-id", "", "print the name on standard error"),
     ),
     count=(1, None),
+    leading=True,
 )
 
 

@@ -29,6 +29,7 @@ ARGUMENTS = Arguments(
         Flag("--ignore-paused", "", "allow exec in a paused container"),
     ),
     count=(1, None),
+    leading=True,
 )
 FAILED = 255
 """Exit status when the program could not be started, so that it can be told from the program's own 1."""
@@ -57,6 +58,7 @@ def main(call: Call) -> int:
             listen_fds=listen_fds(),
             ignore_paused=bool(values["--ignore-paused"]),
             cgroup=tuple(values.all("--cgroup")),
+            debug=call.debug,
         )
         wishes = Wishes(
             args=tuple(call.arguments[1:]),

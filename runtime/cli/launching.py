@@ -43,4 +43,5 @@ def options_of(call: Call, *, detach: bool, keep: bool = False, no_subreaper: bo
         detach=detach,
         keep=keep,
         no_subreaper=no_subreaper,
+        debug=call.debug,
     )

@@ -12,6 +12,7 @@ ARGUMENTS = Arguments(
     usage="[options] CONTAINER-ID [ps options]",
     flags=(Flag("--format -f", "FORMAT", "table or json", default="table"),),
     count=(1, None),
+    leading=True,
 )
 
 

@@ -1,4 +1,5 @@
-"""`pysandbox restore`: says that it cannot. `restore --help` fails, too: that is how podman asks."""
+"""`pysandbox restore`: says that it cannot. `restore --help` fails, too: that is how podman asks;
+`-h` is what people type."""
 
 from __future__ import annotations
 
@@ -12,6 +13,13 @@ ARGUMENTS = Arguments(usage="[options] CONTAINER-ID", passed_on=True)
 
 
 def main(call: Call) -> int:
+    if call.arguments == ["-h"]:
+        import sys
+
+        from pysandbox.runtime.cli import VERBS, called
+
+        sys.stdout.write(ARGUMENTS.help(f"{called()} restore", VERBS["restore"][1]))
+        return 0
     from pysandbox.oci.errors import UnsupportedError
 
     raise UnsupportedError("restore is not supported: the state of a container's virtual machines cannot be saved")
