@@ -21,7 +21,6 @@ from pysandbox.runtime import (
     enter_process,
     kept,
     launch_channel,
-    launch_early,
     launch_follow,
     launch_plan,
     launch_state,
@@ -232,7 +231,6 @@ def _start(
     pair = launch_follow.planner_pair if signals else planners.socket_pair if options.detach else None
     planner = pair() if pair else None
     ours, theirs = launch_channel.channel_pair(verbose=options.debug is not None)
-    launch_early.finish()
     # Before the fork: the container's processes see the new one at once, and must not reach this program through it.
     native.prctl(native.PR_SET_DUMPABLE, 0)
     try:

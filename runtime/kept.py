@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pysandbox.oci.state import Container
-    from pysandbox.runtime.launch_plan import LaunchPlan
+    from pysandbox.runtime.launch_plan import Late, LaunchPlan
 
 NAME = "kept.json"
 POLICY = "policy"
@@ -43,13 +43,13 @@ class Kept(Struct):
 _LATER_HOOKS = ("startContainer", "poststart", "poststop")
 
 
-def keep(container: Container, plan: LaunchPlan, raw: Mapping[str, Any]) -> None:
+def keep(container: Container, plan: LaunchPlan, late: Late, raw: Mapping[str, Any]) -> None:
     """Writes both files. `raw`: config.json as parsed."""
     personality = plan.spec.linux.personality
     hooks = raw.get("hooks", {})
     value = {
         "process": raw["process"],
-        "trace": "" if plan.trace is None else os.readlink(f"/proc/self/fd/{plan.trace}"),
+        "trace": "" if late.trace is None else os.readlink(f"/proc/self/fd/{late.trace}"),
         "trace_mode": plan.trace_mode,
         "dispatch": plan.dispatch,
         "pin": plan.pin,
@@ -58,7 +58,7 @@ def keep(container: Container, plan: LaunchPlan, raw: Mapping[str, Any]) -> None
         "hooks": {kind: hooks[kind] for kind in _LATER_HOOKS if hooks.get(kind)},
     }
     _write(container.directory, NAME, jsontext.dump(value).encode())
-    _write(container.directory, POLICY, os.pread(plan.policy, _MAX, 0))
+    _write(container.directory, POLICY, os.pread(late.policy, _MAX, 0))
 
 
 def load(directory: int, container_id: str) -> Kept:

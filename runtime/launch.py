@@ -25,8 +25,8 @@ from pysandbox.runtime import planner as planners
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import NoReturn
+    from collections.abc import Callable, Mapping
+    from typing import Any, NoReturn
 
     from pysandbox.oci.bundle import Bundle
     from pysandbox.oci.state import Container, Made, State, Store
@@ -85,7 +85,6 @@ def create(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> Non
 
 
 def _make(store: Store, bundle: Bundle, options: Options, warn: Callable[[str], None]) -> launch_wait.Running:
-    made_trace = False
     state: State | None = None
     try:
         with store.create(
@@ -97,12 +96,10 @@ def _make(store: Store, bundle: Bundle, options: Options, warn: Callable[[str], 
             data={} if options.detach else launch_state.foreground_data(),
         ) as container:
             plan = launch_plan.make_plan(bundle, options)
-            made_trace = plan.trace is not None
             for name in plan.capabilities.missing:
                 warn(f"capability {name} is not in this host's bounding set and was not given")
-            kept.keep(container, plan, bundle.raw)
             state = container.state
-            return start(plan, container, warn)
+            return start(plan, container, bundle.raw, warn)
     except Error:
         if state is not None:
             launch_state.left_foreground(store, options.id)
@@ -110,17 +107,16 @@ def _make(store: Store, bundle: Bundle, options: Options, warn: Callable[[str], 
             from pysandbox.runtime.hooks import run_poststop
 
             run_poststop(bundle.spec.hooks.poststop, state.replace(phase="deleting").oci(), warn)
-        if made_trace:
-            from pysandbox.runtime import launch_traces
-
-            directory = bundle.spec.annotations.get("dev.pysandbox.trace.dir", "")
-            launch_traces.discard(options.root, options.id, directory)
         raise
 
 
-def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -> launch_wait.Running:
-    """Makes the container's first process and sees it through to its program. On an error the process is gone and the
-    error raised; what else was made is in `container`'s state."""
+def start(
+    plan: LaunchPlan, container: Container, raw: Mapping[str, Any], warn: Callable[[str], None]
+) -> launch_wait.Running:
+    """Makes the container's first process and sees it through to its program. On an error the process and its trace are gone
+    and the error raised; what else was made is in `container`'s state. `raw`: config.json as parsed.
+
+    The process is forked early: while it builds its root, what it needs at its end is made."""
     from pysandbox.oci.state import Made
 
     options = plan.options
@@ -143,7 +139,8 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     planner = planners.socket_pair() if options.detach else launch_follow.planner_pair()
     start_socket = launch_release.listener(container.directory) if options.wait else None
     ours, theirs = launch_channel.channel_pair(verbose=options.debug is not None)
-    launch_early.finish()
+    if plan.namespaces.private("time"):
+        launch_early.finish()
     try:
 
         def become() -> NoReturn:
@@ -163,9 +160,13 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
     # No pid namespace whose end would take the rest along: then the launcher does.
     shared = not plan.namespaces.private("pid")
     running = launch_wait.Running(pid, signals, planner[0], groups if shared else ())
+    late: launch_plan.Late | None = None
     try:
         container.set_init(pid)
         joiner = launch_follow.Joiner(lambda: cgroups.join(plan.cgroup, pid, plan.spec.linux.resources), pid, ours)
+        late = launch_plan.open_late(plan)
+        kept.keep(container, plan, late, raw)
+        _send_late(ours, late)
         more = _handlers(plan, pid, ours)
         more[launch_channel.HOOKS] = lambda _text, _fds: _run_hooks(plan, container, joiner, ours)
         launch_follow.follow(
@@ -188,10 +189,22 @@ def start(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -
         container.commit("created" if options.wait else "started", *helpers)
     except BaseException:
         running.abort()
+        if late is not None and late.trace is not None:
+            from pysandbox.runtime import launch_traces
+
+            directory = plan.spec.annotations.get("dev.pysandbox.trace.dir", "")
+            launch_traces.discard(options.root, options.id, directory)
         raise
     finally:
         ours.close()
     return running
+
+
+def _send_late(channel: Channel, late: launch_plan.Late) -> None:
+    try:
+        channel.send(launch_channel.LATE, fds=late.fds)
+    except BrokenPipeError:
+        pass  # the process has failed by itself; its message is read next
 
 
 def _run_hooks(plan: LaunchPlan, container: Container, joiner: launch_follow.Joiner, channel: Channel) -> None:

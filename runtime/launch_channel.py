@@ -26,6 +26,7 @@ HOOKS = "H"  # child: everything is mounted, hooks may run; it waits for HOOKED
 HOOKED = "D"  # launcher: hooks in the runtime's namespaces have run
 NETWORK = "N"  # child: its network namespace is made, it waits for devices of the host; launcher: they are there
 JOINED = "J"  # launcher: the process is in its cgroups
+LATE = "L"  # launcher: descriptors of launch_plan.LATE_ROLES
 PLANS = "P"  # launcher: descriptors: plan index and plan store; go on
 ERROR = "E"  # child: class name, errno, status, message, separated by NUL; the child ends after it
 

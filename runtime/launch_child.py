@@ -16,6 +16,7 @@ from pysandbox.oci import devices, mounts, namespaces, process, rootfs
 from pysandbox.oci.errors import LaunchError, from_os_error
 from pysandbox.oci.places import Places
 from pysandbox.runtime import abi, launch_channel, launch_console, launch_exec, launch_proc, native
+from pysandbox.runtime.launch_plan import LATE_ROLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
         channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
         process.set_sysctls(spec, proc)
         proc = launch_proc.container_proc(places, proc)
-    roles = {**plan.roles, abi.FD_PROC: proc}
+    roles = {**plan.roles, **dict(zip(LATE_ROLES, inbox.late(), strict=False)), abi.FD_PROC: proc}
     if planner is not None:
         roles[abi.FD_PLANNER] = planner
     channel.step("init: closing the pipe to signal completion follows; root and mounts are made")
@@ -179,6 +180,10 @@ class Inbox:
         """Waits until the host's network devices are in this process' namespace."""
         self._channel.send(launch_channel.NETWORK)
         self._wait(launch_channel.NETWORK)
+
+    def late(self) -> list[int]:
+        """Descriptors in the order of `LATE_ROLES`."""
+        return self._wait(launch_channel.LATE)
 
     def plans(self) -> tuple[int | None, int | None]:
         """Descriptors of plan index and plan store, None where there are no plans."""

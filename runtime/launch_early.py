@@ -1,9 +1,11 @@
 """Something to wait for is begun before it is needed.
 
 The first write into a `cgroup.procs` file for a while makes the kernel wait until all processors have passed through its
-scheduler (a percpu-rwsem turns to its writers: 5 to 10 ms); writes that follow shortly after do not wait again. So a verb
-that will move a process into cgroups begins, before it has even read config.json, with a write that changes nothing, the
+scheduler (a percpu-rwsem turns to its writers: 5 to 20 ms); writes that follow shortly after do not wait again. So a command
+whose verb will move a process into cgroups begins, before anything else is loaded, with a write that changes nothing, the
 process into the group it is in already, and does it in a thread. The container's own moves then take 0.2 ms.
+
+A fork does not wait for the thread: it sits in a system call and holds nothing that the child could miss.
 """
 
 from __future__ import annotations
@@ -11,17 +13,21 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock, start_new_thread
 
+_begun = False
 _ended = allocate_lock()
 
 
 def begin() -> None:
-    """Returns at once. What goes wrong is no matter: the moves that count only take longer."""
-    if _ended.acquire(blocking=False):
+    """Returns at once; only the first call does anything. What goes wrong is no matter: the moves that count only take longer."""
+    global _begun
+    if not _begun:
+        _begun = True
+        _ended.acquire()
         start_new_thread(_touch, ())
 
 
 def finish() -> None:
-    """Before a fork: from then on there is one thread. Waits no longer than the first move itself would."""
+    """Before what only a process with one thread may do. Waits no longer than the first move itself would."""
     with _ended:
         pass
 

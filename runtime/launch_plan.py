@@ -1,4 +1,5 @@
-"""What the launcher prepares before it forks: the host's side of a container, checked and open.
+"""What the launcher prepares: before it forks the host's side of a container, checked and open; and what the process needs
+only at its end, made while it builds its root (`Late`).
 
 Nothing here leaves a trace on the host but the trace file; descriptors close by themselves when the launcher ends.
 """
@@ -73,24 +74,29 @@ class LaunchPlan(Struct):
     pin: int
     kvm: int
     host_self: int
+
+    @property
+    def roles(self) -> dict[int, int]:
+        """What goes into the vault besides `Late`: PSB_FD_* -> descriptor."""
+        return {abi.FD_KVM: self.kvm, abi.FD_HOST_SELF: self.host_self}
+
+
+class Late(Struct):
+    """Descriptors that are sent to the container process."""
+
     monitor: int
     control: int
     policy: int
     trace: int | None
 
     @property
-    def roles(self) -> dict[int, int]:
-        """What goes into the vault: PSB_FD_* -> descriptor."""
-        roles = {
-            abi.FD_KVM: self.kvm,
-            abi.FD_MONITOR: self.monitor,
-            abi.FD_POLICY: self.policy,
-            abi.FD_HOST_SELF: self.host_self,
-            abi.FD_CTL: self.control,
-        }
-        if self.trace is not None:
-            roles[abi.FD_TRACE] = self.trace
-        return roles
+    def fds(self) -> tuple[int, ...]:
+        """In the order of `LATE_ROLES`."""
+        fds = (self.monitor, self.control, self.policy)
+        return fds if self.trace is None else (*fds, self.trace)
+
+
+LATE_ROLES = (abi.FD_MONITOR, abi.FD_CTL, abi.FD_POLICY, abi.FD_TRACE)
 
 
 def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | None = None) -> LaunchPlan:
@@ -120,10 +126,17 @@ def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | Non
         cgroup=cgroups.plan(spec, options.id, options.cgroup_manager),
         kvm=open_kvm(),
         host_self=os.open("/proc/thread-self", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
+    )
+
+
+def open_late(plan: LaunchPlan) -> Late:
+    """Raises the error of a policy that does not compile, or of a trace that cannot be made. The trace comes last: an error
+    leaves none."""
+    return Late(
         monitor=launch_vault.monitor_memfd(),
         control=launch_vault.control_memfd(),
-        policy=_policy(spec),
-        trace=_trace(options, annotations, trace_mode),
+        policy=_policy(plan.spec),
+        trace=_trace(plan.options, plan.spec.annotations, plan.trace_mode),
     )
 
 
