@@ -302,7 +302,7 @@ static long vcpu_create(struct vm *vm, struct proc *p, int id)
 			fatal("KVM_GET_SREGS: error %d", (int)-r);
 		struct kvm_sregs *s = &host.sregs;
 		s->cr0 = 0x80050033;                         /* PG AM WP NE ET MP PE */
-		s->cr4 = 0x20 | 0x600 | 1 << 16;             /* PAE OSFXSR OSXMMEXCPT FSGSBASE */
+		s->cr4 = 0x20 | 0x600;                       /* PAE OSFXSR OSXMMEXCPT; not FSGSBASE, see emulate.c */
 		s->efer = 0x500 | 1 | 0x800;                 /* LMA LME SCE NX */
 		if (host.xcr0 & 4 || host.xsave_size)
 			s->cr4 |= 1 << 18;                   /* OSXSAVE: xgetbv and AVX at CPL 3 */

@@ -1,6 +1,7 @@
 /* ELF loading as Linux does it: segments, bss, interpreter, and the initial stack with its auxiliary vector. */
 #include <elf.h>
 #include "proc.h"
+#include "signal.h"
 
 #define MAX_PHDRS 128
 #define STACK_FILL (64ul << 10) /* of the stack's top, made present at once */
@@ -187,7 +188,7 @@ u64 build_stack(struct proc *p, const struct image *img, u64 argc, char **argv, 
 		     AT_PHNUM, img->phnum, AT_BASE, img->interp_base, AT_FLAGS, 0, AT_ENTRY, entry,
 		     AT_UID, host_aux(host_auxv, AT_UID), AT_EUID, host_aux(host_auxv, AT_EUID), AT_GID, host_aux(host_auxv, AT_GID), AT_EGID, host_aux(host_auxv, AT_EGID),
 		     AT_SECURE, 0, AT_RANDOM, random, AT_HWCAP2, host_aux(host_auxv, AT_HWCAP2), AT_EXECFN, 0, AT_PLATFORM, platform,
-		     AT_MINSIGSTKSZ, host_aux(host_auxv, AT_MINSIGSTKSZ), p->mm->vdso ? AT_SYSINFO_EHDR : AT_IGNORE, p->mm->vdso, AT_NULL, 0};
+		     AT_MINSIGSTKSZ, frame_room(), p->mm->vdso ? AT_SYSINFO_EHDR : AT_IGNORE, p->mm->vdso, AT_NULL, 0};
 	u64 words = 1 + argc + 1 + envc + 1 + ARRAY_LEN(aux);
 	u64 sp = ROUND_DOWN(random - words * 8, 16);
 	if (sp < p->mm->stack_low + PAGE)

@@ -134,6 +134,8 @@ u64 mm_format_maps(struct proc *p, char *buf, u64 cap)
 		memmove(text, line, have);
 	}
 	lock_release(&p->mm->lock);
+	static const char vsyscall[] = "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n";
+	emit(&w, vsyscall, sizeof vsyscall - 1); /* emulate.c */
 	if (fd >= 0)
 		host_call(__NR_close, fd);
 	host_free(text, ROOM);

@@ -62,6 +62,7 @@ struct mm {
 	u32 max_chunks;
 	struct image_file *file;
 	u32 nfiles;
+	bool gs_given;          /* the program uses GS itself: trampolines leave the VM. Owner: emulate.c */
 	_Atomic u32 users;      /* threads of all processes that share this memory */
 };
 

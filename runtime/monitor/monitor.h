@@ -77,6 +77,7 @@ struct proc {
 	struct fdtab fds;
 	struct vm *vm;              /* KVM side; shared with the parent while a vfork child runs */
 	struct mm *mm;              /* guest address space; likewise */
+	bool clear_handlers;        /* a child that shares memory begins without signal handlers */
 	struct thread *vfork_parent;/* set in a vfork child until exec/exit */
 	/* Monitor descriptors. vault_fd never moves; vault_fd-1 and vault_fd+1 are kept free for exec. */
 	int vault_fd;

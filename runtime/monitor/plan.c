@@ -111,6 +111,8 @@ static bool place_trampolines(struct proc *p, struct mm *mm, const struct psb_pl
 {
 	if (!im->tramp_len)
 		return true;
+	if (mm->gs_given) /* they would not find the slot */
+		return false;
 	u64 at = base + (im->tramp_vaddr - im->base_vaddr);
 	if (at % PAGE || at > PSB_GUEST_LIMIT - im->tramp_len)
 		return false;

@@ -24,6 +24,7 @@
 #define CLONE_CHILD_SETTID 0x1000000ul
 #define CLONE_IO 0x80000000ul
 #define CLONE_CLEAR_SIGHAND 0x100000000ul
+#define CLONE_INTO_CGROUP 0x200000000ul
 /* new namespaces: mount, cgroup, uts, ipc, user, pid, net, time */
 #define CLONE_NEW_ANY 0x7e020080ul
 #define CSIGNAL 0xfful
@@ -210,6 +211,8 @@ static void become_forked_child(struct thread *t, const struct clone_request *q,
 		fatal("fork: cannot create a virtual machine: error %d", (int)-r);
 	vcpu_set_xsave(t, t->xsave);
 	child_user_state(t, t, q, regs, fs, gs);
+	if (q->flags & CLONE_CLEAR_SIGHAND)
+		signal_clear_handlers(p);
 	proc_trace_fork(p, parent, q->flags);
 	signal_thread_start(t, NULL);
 	ring_process_runs(p, t);
@@ -266,6 +269,8 @@ static void shared_child_main(void *arg)
 	p->pid = (int)host_call(__NR_getpid);
 	t->tid = p->pid;
 	proc_trace_fork(p, t->creator->proc->pid, CLONE_VM);
+	if (p->clear_handlers)
+		signal_clear_handlers(p);
 	signal_thread_start(t, NULL);
 	ring_process_runs(p, t);
 	thread_run(t);
@@ -314,6 +319,7 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 	ring_new_process(cp, n); /* the parent's ring server must not serve the child: it is another process */
 	child_user_state(n, t, q, regs, fs, gs);
 	cp->nthreads = 1;
+	cp->clear_handlers = q->flags & CLONE_CLEAR_SIGHAND;
 	fd_copy(cp, p);
 	static const u64 pass = CLONE_VM | CLONE_VFORK | CLONE_FS | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT | CLONE_IO | CLONE_SYSVSEM;
 	lock_acquire(&p->sig.lock);
@@ -384,8 +390,8 @@ static long clone_any(struct thread *t, struct call *c, const struct clone_reque
 		return f & (CLONE_THREAD | CLONE_PARENT_SETTID) ? -EINVAL : -EFAULT;
 	if (f & CLONE_SETTLS && q->tls >= 0x7ffffffff000ul)
 		return -EPERM;
-	if (f & CLONE_CLEAR_SIGHAND)
-		return -EINVAL; /* glibc falls back to resetting handlers itself */
+	if (f & CLONE_CLEAR_SIGHAND && f & CLONE_SIGHAND)
+		return -EINVAL;
 	if (f & CLONE_THREAD)
 		return clone_a_thread(t, c, q);
 	if (f & CLONE_VM)
@@ -422,8 +428,10 @@ long h_clone3(struct thread *t, struct call *c)
 		if (word)
 			return -E2BIG;
 	}
-	if (a.set_tid_size || a.flags & 0x200000000ul /* INTO_CGROUP */)
-		return -EPERM;
+	if (a.set_tid_size > 32 || !a.set_tid != !a.set_tid_size || (a.flags & CLONE_INTO_CGROUP && a.cgroup > 0x7fffffff))
+		return -EINVAL;
+	if (a.set_tid_size || a.flags & CLONE_INTO_CGROUP)
+		return refuse(t, -EPERM);
 	if (a.flags & (CSIGNAL & ~CLONE_NEW_ANY) || a.exit_signal & ~CSIGNAL || a.exit_signal > NSIG || !a.stack != !a.stack_size || a.flags & CLONE_DETACHED)
 		return -EINVAL;
 	if (a.flags & (CLONE_THREAD | CLONE_PARENT) && a.exit_signal)
@@ -571,16 +579,12 @@ long h_arch_prctl(struct thread *t, struct call *c)
 		vcpu_set_fs(t, c->arg[1]);
 		return 0;
 	case ARCH_SET_GS:
-		if (c->arg[1] >= 0x7ffffffff000ul)
-			return -EPERM;
-		t->gs_changed = true; /* the trampolines cannot find the slot any more; see gs_fault() */
-		vcpu_set_gs(t, c->arg[1]);
-		return 0;
+		return gs_set(t, c->arg[1]);
 	case ARCH_GET_FS:
 		v = vcpu_get_fs(t);
 		return copy_to_guest(gptr_of(c->arg[1]), &v, 8);
 	case ARCH_GET_GS:
-		v = t->gs_changed ? vcpu_get_gs(t) : 0;
+		v = gs_get(t);
 		return copy_to_guest(gptr_of(c->arg[1]), &v, 8);
 	case 0x1011: /* ARCH_GET_CPUID */
 		return 1;

@@ -68,6 +68,13 @@ void cpuid_ask(struct thread *t);
 const struct psb_cpuid *cpuid_answers(void); /* CPUID_TABLE of them */
 void cpuid_take_answers(const struct psb_cpuid *answers);
 
+/* emulate.c: true or 0 when the program can go on */
+bool emulate_base_access(struct thread *t);
+bool emulate_vsyscall(struct thread *t, u64 va);
+bool gs_fault(struct thread *t); /* a trampoline that did not find the slot */
+long gs_set(struct thread *t, u64 base);
+u64 gs_get(struct thread *t);
+
 /* plan.c */
 long plan_open(struct proc *p, int index_fd, int store_fd, int planner_fd);
 /* mmap of a file (descriptor checked by the caller): uses the plan store for executable mappings. Same result as mm_map. */

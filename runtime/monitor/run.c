@@ -65,7 +65,7 @@ static void handle_exception(struct thread *t, u32 vector)
 	switch (vector) {
 	case 14: {
 		int code = mm_fault(t->proc->mm, cr2, err);
-		if (code)
+		if (code && !emulate_vsyscall(t, cr2) && !gs_fault(t))
 			signal_fault(t, SIGSEGV, code, cr2, 14, err | 4, cr2);
 		break;
 	}
@@ -81,7 +81,8 @@ static void handle_exception(struct thread *t, u32 vector)
 		signal_fault(t, SIGTRAP, SI_KERNEL, 0, vector, err, 0);
 		break;
 	case 6:
-		signal_fault(t, SIGILL, 2 /* ILL_ILLOPN */, rip, vector, err, 0);
+		if (!emulate_base_access(t))
+			signal_fault(t, SIGILL, 2 /* ILL_ILLOPN */, rip, vector, err, 0);
 		break;
 	case 10:
 	case 11:
@@ -139,7 +140,7 @@ static void finish_call(struct thread *t, struct call *c, long ret)
 			r->rflags = r->r11;
 			t->io_pending = false;
 			vcpu_to_user(t);
-		} else if (to_signal) {
+		} else if (to_signal || t->proc->mm->gs_given) { /* a signal must not meet RIP behind a trampoline's `out` */
 			r = vcpu_settle(t);
 			r->rip = c->ret_addr;
 		}
@@ -215,7 +216,7 @@ static void handle_call(struct thread *t, u32 port)
 	long ret = dispatch(t, c);
 	dispatch_done(t, c, ret);
 	atomic_store(&t->busy, 0);
-	if (port == PSB_PORT_SHIM)
+	if (port == PSB_PORT_SHIM && !t->proc->mm->gs_given)
 		ring_note_trap(t);
 	finish_call(t, c, ret);
 }

@@ -235,6 +235,15 @@ void signal_unblock(struct thread *t)
 	signal_apply_mask(t);
 }
 
+void signal_clear_handlers(struct proc *p)
+{
+	for (int signo = 1; signo <= NSIG; signo++) {
+		struct sigaction_k *act = &p->sig.action[signo];
+		*act = (struct sigaction_k){.handler = act->handler == SIG_IGN ? SIG_IGN : SIG_DFL};
+		set_host_action(signo, act);
+	}
+}
+
 /* "Ignored" is inherited, our handler is not: for the moment of an execve the host has to know that the guest ignores SIGSEGV or
  * SIGBUS. A bad pointer in a call of another thread at this very moment would end the process; the execve is about to do
  * that to the thread anyhow. */

@@ -129,6 +129,8 @@ struct fault_info {
  * call, which is then made again after the handler. Thread itself only. */
 long signal_block(struct thread *t);
 void signal_unblock(struct thread *t);
+/* A child's table begins without handlers; signals are blocked. */
+void signal_clear_handlers(struct proc *p);
 /* signal_block() for a thread that ends whatever comes: a held signal goes back to the process. */
 void signal_thread_end(struct thread *t);
 /* Host execveat of the next monitor image, so that no caught signal and no blocked SIGSEGV is lost by it. Returns only when it failed:
@@ -156,6 +158,8 @@ long h_sigaltstack(struct thread *t, struct call *c);
 /* Builds the frame for `info` and sets the registers; on success t->sigmask is the handler's mask (the host mask is the caller's business)
  * and saved_sigmask is used up. -EFAULT: the frame could not be written, nothing changed. */
 long frame_push(struct thread *t, const struct sigaction_k *act, const struct siginfo_k *info, const struct fault_info *fault);
+/* Bytes below the stack pointer that a frame may take; AT_MINSIGSTKSZ. */
+u64 frame_room(void);
 /* Undoes frame_push() from the guest's RSP. 0, or -EFAULT for a frame that cannot be read. */
 long frame_pop(struct thread *t);
 void altstack_reset(struct thread *t);

@@ -168,6 +168,11 @@ static long place_frame(const struct thread *t, const struct sigaction_k *act, u
 	return on_alt && !within_altstack(t, l->frame) ? -EFAULT : 0;
 }
 
+u64 frame_room(void)
+{
+	return ROUND_UP(sizeof(struct sigframe_k) + 15 + vcpu_xsave_size() + sizeof(u32) + 63, 16);
+}
+
 static long write_fpstate(struct thread *t, u64 where, struct xsave *x)
 {
 	u32 size = vcpu_xsave_size();

@@ -46,6 +46,11 @@ static const struct image_sites *sites_of(struct proc *p, struct image_file *f)
 	return NULL;
 }
 
+const struct image_sites *sites_of_region(struct proc *p, const struct region *g)
+{
+	return g->file ? sites_of(p, &p->mm->file[g->file - 1]) : NULL;
+}
+
 /* The jump site whose trampoline holds this offset of the trampoline area. */
 static const struct psb_plan_site *by_trampoline(const struct image_sites *s, u64 offset)
 {
@@ -74,9 +79,7 @@ static const struct psb_plan_site *by_address(const struct image_sites *s, u64 v
 static const struct region *region_with(struct proc *p, u64 rip, u8 flag, const struct image_sites **s)
 {
 	const struct region *g = rip < PSB_GUEST_LIMIT ? mm_find(p->mm, rip) : NULL;
-	if (!g || !(g->flags & flag) || !g->file)
-		return NULL;
-	*s = sites_of(p, &p->mm->file[g->file - 1]);
+	*s = g && g->flags & flag ? sites_of_region(p, g) : NULL;
 	return *s ? g : NULL;
 }
 

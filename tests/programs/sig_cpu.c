@@ -1,0 +1,188 @@
+/* What a program may do with segment bases, the vsyscall page and small signal stacks. */
+#include "sig.h"
+#include <asm/prctl.h>
+#include <linux/sched.h>
+#include <pthread.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+
+#ifndef HWCAP2_FSGSBASE
+#define HWCAP2_FSGSBASE 2
+#endif
+#ifndef AT_MINSIGSTKSZ
+#define AT_MINSIGSTKSZ 51
+#endif
+#ifndef CLONE_CLEAR_SIGHAND
+#define CLONE_CLEAR_SIGHAND 0x100000000ull
+#endif
+
+#define CHECK(cond) (say("%s", #cond), fact(__LINE__, cond))
+
+static void fact(int line, int holds)
+{
+	if (!holds)
+		say("FAIL line %d", line);
+	failures += !holds;
+}
+
+static unsigned long blocks[4][16];
+static volatile sig_atomic_t seen;
+
+static void count(int signo)
+{
+	(void)signo;
+	seen++;
+}
+
+static unsigned long at_gs(void)
+{
+	unsigned long v;
+	__asm__ volatile("mov %%gs:8, %0" : "=r"(v));
+	return v;
+}
+
+static unsigned long kernel_gs(void)
+{
+	unsigned long v = 1;
+	syscall(SYS_arch_prctl, ARCH_GET_GS, &v);
+	return v;
+}
+
+static void *use_gs(void *arg)
+{
+	unsigned long *mine = arg;
+	int good = kernel_gs() == 0; /* a thread begins with its creator's, which has not set it yet */
+	mine[1] = (unsigned long)mine;
+	syscall(SYS_arch_prctl, ARCH_SET_GS, mine);
+	for (int i = 0; i < 3000; i++)
+		good &= at_gs() == (unsigned long)mine && syscall(SYS_gettid) > 0 && getppid() >= 0;
+	good &= kernel_gs() == (unsigned long)mine;
+	return (void *)(long)good;
+}
+
+static void threads(void)
+{
+	pthread_t t[3];
+	long all = 1;
+	for (int i = 0; i < 3; i++)
+		CHECK(!pthread_create(&t[i], NULL, use_gs, blocks[i]));
+	for (int i = 0; i < 2000; i++) /* a thread without GS of its own makes calls meanwhile */
+		all &= getppid() >= 0;
+	for (int i = 0; i < 3; i++) {
+		void *good;
+		pthread_join(t[i], &good);
+		all &= (long)good;
+	}
+	CHECK(all);
+}
+
+static void alone(void)
+{
+	struct itimerval every = {{0, 300}, {0, 300}}, none = {{0, 0}, {0, 0}};
+	unsigned long *mine = blocks[3], v = 0;
+	mine[1] = 4711;
+	CHECK(syscall(SYS_arch_prctl, ARCH_SET_GS, mine) == 0);
+	signal(SIGALRM, count);
+	setitimer(ITIMER_REAL, &every, NULL);
+	int good = 1;
+	for (int i = 0; i < 20000 || seen < 20; i++)
+		good &= at_gs() == 4711 && getppid() >= 0;
+	setitimer(ITIMER_REAL, &none, NULL);
+	CHECK(good);
+	pid_t child = fork();
+	if (!child)
+		_exit(at_gs() == 4711 && kernel_gs() == (unsigned long)mine ? 7 : 1);
+	int status;
+	waitpid(child, &status, 0);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+	if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) {
+		__asm__ volatile("rdgsbase %0" : "=r"(v));
+		CHECK(v == (unsigned long)mine);
+		__asm__ volatile("wrgsbase %0" : : "r"(blocks[0]));
+		CHECK(at_gs() == blocks[0][1] && kernel_gs() == (unsigned long)blocks[0]);
+		__asm__ volatile("rdfsbase %%r9; wrfsbase %%r9; mov %%r9, %0" : "=r"(v) : : "r9");
+		CHECK(v == (unsigned long)pthread_self());
+	}
+	__asm__ volatile("mov %0, %%gs" : : "r"(0));
+	CHECK(kernel_gs() == 0);
+	CHECK(syscall(SYS_arch_prctl, ARCH_SET_GS, ~0ul) == -1 && errno == EPERM);
+}
+
+/* In a program that never told: only the selector is loaded. */
+static void selector(void)
+{
+	pid_t child = fork();
+	if (!child) {
+		__asm__ volatile("mov %0, %%gs" : : "r"(0));
+		_exit(getppid() > 0 && syscall(SYS_gettid) == getpid() ? 9 : 1);
+	}
+	int status;
+	waitpid(child, &status, 0);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 9);
+}
+
+static void small_stack(void)
+{
+	size_t least = getauxval(AT_MINSIGSTKSZ) + 4096;
+	char *memory = mmap(NULL, 3 * 65536, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	stack_t alt = {.ss_sp = memory + 65536, .ss_size = least};
+	CHECK(!mprotect(alt.ss_sp, (least + 4095) & ~4095ul, PROT_READ | PROT_WRITE));
+	CHECK(!sigaltstack(&alt, NULL));
+	struct sigaction act = {.sa_handler = count, .sa_flags = SA_ONSTACK};
+	sigaction(SIGUSR1, &act, NULL);
+	seen = 0;
+	raise(SIGUSR1);
+	CHECK(seen == 1);
+}
+
+static void vsyscall_page(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	char line[4096];
+	int there = 0;
+	while (fgets(line, sizeof line, maps))
+		there |= strstr(line, "[vsyscall]") && strstr(line, "xp ");
+	fclose(maps);
+	if (!there)
+		return;
+	long (*old_time)(long *) = (long (*)(long *))0xffffffffff600400;
+	long (*old_gettimeofday)(struct timeval *, void *) = (long (*)(struct timeval *, void *))0xffffffffff600000;
+	struct timeval tv = {0, 0};
+	long got = 0, now = time(NULL);
+	CHECK(old_time(&got) - now <= 2 && got - now <= 2 && got >= now);
+	CHECK(old_gettimeofday(&tv, NULL) == 0 && tv.tv_sec - now <= 2);
+}
+
+static void clear_handlers(void)
+{
+	struct clone_args args = {.flags = CLONE_CLEAR_SIGHAND, .exit_signal = SIGCHLD};
+	signal(SIGUSR2, count);
+	signal(SIGHUP, SIG_IGN);
+	pid_t child = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+	if (!child) {
+		struct sigaction one, other;
+		sigaction(SIGUSR2, NULL, &one);
+		sigaction(SIGHUP, NULL, &other);
+		if (one.sa_handler != SIG_DFL || other.sa_handler != SIG_IGN)
+			_exit(1);
+		raise(SIGUSR2);
+		_exit(2);
+	}
+	int status;
+	CHECK(waitpid(child, &status, 0) == child);
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGUSR2);
+	args.flags |= CLONE_SIGHAND | CLONE_VM;
+	CHECK(syscall(SYS_clone3, &args, sizeof args) == -1 && errno == EINVAL);
+}
+
+int main(void)
+{
+	selector();
+	threads();
+	alone();
+	small_stack();
+	vsyscall_page();
+	clear_handlers();
+	return done();
+}
