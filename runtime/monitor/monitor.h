@@ -176,8 +176,9 @@ bool signal_deliver(struct thread *t, long nr, long ret);
 void signal_fault(struct thread *t, int signo, int code, u64 addr, u64 trapno, u64 err, u64 cr2);
 /* End the process by this signal, so that the parent's wait status is right. */
 _Noreturn void signal_die(struct thread *t, int signo);
-/* A host call that may block. If a signal is waiting or arrives before the call starts, -ERESTARTSYS at once; if it interrupts the
- * call: -ERESTARTSYS where the kernel would restart, -EINTR where it would not, or the partial result. */
+/* A host call that may block. If a signal is waiting or arrives before the call starts, -ERESTARTNOINTR at once (-ERESTARTNOHAND if
+ * the call only waits); if it interrupts the call: -ERESTARTSYS where the kernel would restart, -EINTR where it would not, or the
+ * partial result. */
 long blocking_call(struct thread *t, long nr, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f);
 
 /* --- procfs.c: openat with all checks of what was opened; an unpublished host descriptor or -errno. ------- */

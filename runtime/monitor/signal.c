@@ -80,7 +80,7 @@ static long set_host_mask(u64 mask)
 	return host_call(__NR_rt_sigprocmask, SIG_SETMASK, &mask, 0, SET_BYTES);
 }
 
-/* Opens the host mask as asked unless a signal is held (then it stays full): 0 or -ERESTARTSYS. */
+/* Opens the host mask as asked unless a signal is held (then it stays full): 0 or -ERESTARTNOINTR. */
 static long open_host_mask(struct thread *t, u64 mask)
 {
 	const u64 arg[6] = {SIG_SETMASK, (u64)&mask, 0, SET_BYTES};
@@ -150,8 +150,10 @@ static void on_host_signal(int signo, struct siginfo_k *info, struct host_uconte
 	host->uc.sigmask = HOST_FULL_MASK;
 	t->run->immediate_exit = 1;
 	if (mc->rip >= (u64)signal_call_begin && mc->rip <= (u64)signal_call_insn) {
-		/* A timed call that the kernel was about to continue by itself did run: natively that ends in EINTR. */
-		mc->rax = (u64)(mc->rax == SYS_RESTART && mc->rip == (u64)signal_call_insn ? -EINTR : -ERESTARTSYS);
+		/* Not begun: the program meets its handler in front of the call. A timed call that the kernel was about to continue
+		 * by itself did run: natively that ends in EINTR. */
+		bool begun = mc->rip == (u64)signal_call_insn && mc->rcx == (u64)signal_call_end;
+		mc->rax = (u64)(!begun ? -ERESTARTNOINTR : mc->rax == SYS_RESTART ? -EINTR : -ERESTARTSYS);
 		mc->rip = (u64)signal_call_end;
 	}
 }
@@ -282,7 +284,7 @@ long signal_exec(struct thread *t, u64 fd, u64 path, u64 argv, u64 envp, u64 fla
 	if (t->sig_pending)
 		set_host_mask(HOST_FULL_MASK);
 	signal_apply_mask(t);
-	return r == -ERESTARTSYS ? -ERESTARTNOINTR : r;
+	return r;
 }
 
 /* --- death ---------------------------------------------------------------------------------------------------- */
@@ -533,10 +535,34 @@ bool signal_deliver(struct thread *t, long nr, long ret)
 
 /* --- host calls that may sleep ------------------------------------------------------------------------------------- */
 
+/* Calls that do nothing but wait for a signal or an event, and that no handler's SA_RESTART continues. */
+static bool only_waits(long nr)
+{
+	switch (nr) {
+	case __NR_pause:
+	case __NR_poll:
+	case __NR_select:
+	case __NR_epoll_wait:
+	case __NR_ppoll:
+	case __NR_pselect6:
+	case __NR_epoll_pwait:
+	case __NR_epoll_pwait2:
+	case __NR_io_pgetevents:
+	case __NR_rt_sigtimedwait:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* A signal in front of the call: handler, then the call, as when it comes in front of the `syscall` instruction; a read() with data at
+ * hand succeeds. Only waiting is said to have been interrupted: between a program's look at its flag and its wait there is more time
+ * here than natively, and the wake-up must not be lost in it. */
 long blocking_call(struct thread *t, long nr, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
 {
 	const u64 arg[6] = {a, b, c, d, e, f};
-	return signal_call(&t->sig_pending, nr, arg);
+	long r = signal_call(&t->sig_pending, nr, arg);
+	return r == -ERESTARTNOINTR && only_waits(nr) ? -ERESTARTNOHAND : r;
 }
 
 /* A host call that sleeps with another mask. The host kernel itself changes the mask for the time of the call (arg holds a pointer to
@@ -546,8 +572,8 @@ static long call_with_mask(struct thread *t, u64 mask, long nr, const u64 arg[6]
 {
 	u64 before = t->sigmask;
 	t->sigmask = mask;
-	long r = take_kept(t) ? -ERESTARTSYS : signal_call(&t->sig_pending, nr, arg);
-	if (r == -ERESTARTSYS) {
+	long r = take_kept(t) ? -ERESTARTNOINTR : signal_call(&t->sig_pending, nr, arg);
+	if (r == -ERESTARTSYS || r == -ERESTARTNOINTR) {
 		struct siginfo_k info;
 		memcpy(&info, t->sig_info, sizeof info);
 		if (mask & SIG_BIT(info.signo)) { /* caught before the call under the old mask: its handler comes first */
@@ -575,7 +601,7 @@ long blocking_call_masked(struct thread *t, gptr set, u64 size, long nr, u64 a, 
 	if (!set.va) { /* a pair that says "no mask" is in guest memory: not for the host to read again */
 		if (nr == __NR_pselect6 || nr == __NR_io_pgetevents)
 			arg[5] = 0;
-		return signal_call(&t->sig_pending, nr, arg);
+		return blocking_call(t, nr, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
 	}
 	if (size != SET_BYTES)
 		return -EINVAL;
@@ -732,7 +758,7 @@ long h_rt_sigtimedwait(struct thread *t, struct call *c)
 		r = info.signo;
 	} else {
 		r = blocking_call(t, __NR_rt_sigtimedwait, (u64)&set, (u64)&info, c->arg[2] ? (u64)timeout : 0, SET_BYTES, 0, 0);
-		if (r == -ERESTARTSYS && take_waiting(t, set, &info))
+		if (r == -ERESTARTNOHAND && take_waiting(t, set, &info))
 			r = info.signo;
 	}
 	if (r > 0 && c->arg[1] && copy_to_guest(gptr_of(c->arg[1]), &info, sizeof info))

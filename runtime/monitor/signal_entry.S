@@ -6,8 +6,8 @@
  * A host call that is not started once a signal is held. The race: a signal that arrives after the test and before the
  * call would be held, with the host mask full, while the call sleeps for ever. So the host handler looks at the interrupted
  * RIP: in [signal_call_begin, signal_call_insn] the call has not begun, or the kernel has already moved RIP back
- * in order to restart it; both continue at signal_call_end with the handler's RAX. RIP behind the instruction: the call is over
- * and its result counts. Leaf without stack use, so signal_call_end may be reached from anywhere in the range. */
+ * in order to restart it; both continue at signal_call_end with the handler's RAX. RCX tells which: `syscall` leaves signal_call_end
+ * there. RIP behind the instruction: the call is over and its result counts. Leaf without stack use, so signal_call_end may be reached from anywhere in the range. */
 	.globl	signal_call, signal_call_begin, signal_call_insn, signal_call_end
 	.hidden	signal_call, signal_call_begin, signal_call_insn, signal_call_end
 signal_call:
@@ -28,7 +28,7 @@ signal_call_insn:
 	syscall
 signal_call_end:
 	ret
-1:	mov	$-512, %rax		/* -ERESTARTSYS */
+1:	mov	$-513, %rax		/* -ERESTARTNOINTR */
 	ret
 
 /* Return from the host handler: rt_sigreturn. */
