@@ -11,10 +11,12 @@
 
 #define VSYSCALL_PAGE 0xffffffffff600000ul
 #define ADDRESS_END 0x7ffffffff000ul
-#define TRAMP_JUMP 8 /* bytes of `jmp *%gs:PSB_SLOT_ENTRY`, in front of `back` */
+#define TRAMP_JUMP 8 /* bytes of `jmp *%gs:PSB_SLOT_ENTRY` or PSB_SLOT_CPUID, in front of `back` */
 
 /* `out %eax, $PSB_PORT_SHIM; jmp *%rcx`, as the shim's trap entry */
 static const u8 leave_vm[TRAMP_JUMP] = {0xe7, PSB_PORT_SHIM, 0xff, 0xe1, 0x0f, 0x0b, 0x0f, 0x0b};
+/* `nopw 0(%rax,%rax)`, and `cpuid` itself as the last thing in front of `back` */
+static const u8 plain_cpuid[TRAMP_JUMP] = {0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00, 0x0f, 0xa2};
 
 /* A copy with other jumps takes the place of the trampolines, all pages at once for whoever runs there. */
 static long replace_trampolines(struct proc *p, const struct region *g)
@@ -30,8 +32,8 @@ static long replace_trampolines(struct proc *p, const struct region *g)
 	for (u64 i = 0; i < s->image.nsites; i++) {
 		const struct psb_plan_site *x = &s->site[i];
 		u64 at = (u64)x->tramp + x->tramp_back;
-		if (x->door == PSB_DOOR_JUMP && at <= len && x->tramp_back >= TRAMP_JUMP)
-			memcpy(copy + at - TRAMP_JUMP, leave_vm, TRAMP_JUMP);
+		if ((x->door == PSB_DOOR_JUMP || x->door == PSB_DOOR_CPUID) && at <= len && x->tramp_back >= TRAMP_JUMP)
+			memcpy(copy + at - TRAMP_JUMP, x->door == PSB_DOOR_JUMP ? leave_vm : plain_cpuid, TRAMP_JUMP);
 	}
 	host_call(__NR_mprotect, copy, len, PROT_READ);
 	/* MREMAP_MAYMOVE | MREMAP_FIXED */
@@ -84,8 +86,9 @@ bool gs_fault(struct thread *t)
 	if (vcpu_get_gs(t) == (u64)t->slot || site_shown(t->proc, rip) == rip)
 		return false;
 	if (mm->gs_given) { /* while another thread was replacing them; later there is no such jump */
-		u8 code[2];
-		return !copy_from_guest(code, gptr_of(rip), 2) && code[0] == leave_vm[0] && code[1] == leave_vm[1];
+		u8 code[TRAMP_JUMP];
+		return !copy_from_guest(code, gptr_of(rip), sizeof code) &&
+		       (!memcmp(code, leave_vm, sizeof code) || !memcmp(code, plain_cpuid, sizeof code));
 	}
 	return !give_gs(t);
 }

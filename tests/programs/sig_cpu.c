@@ -104,6 +104,9 @@ static void alone(void)
 		__asm__ volatile("rdfsbase %%r9; wrfsbase %%r9; mov %%r9, %0" : "=r"(v) : : "r9");
 		CHECK(v == (unsigned long)pthread_self());
 	}
+	unsigned a = 0, b, c, d;
+	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "=c"(c), "=d"(d));
+	CHECK(a && b && c && d);
 	__asm__ volatile("mov %0, %%gs" : : "r"(0));
 	CHECK(kernel_gs() == 0);
 	CHECK(syscall(SYS_arch_prctl, ARCH_SET_GS, ~0ul) == -1 && errno == EPERM);
