@@ -9,7 +9,9 @@
 #define MSR_STAR 0xC0000081
 #define MSR_LSTAR 0xC0000082
 #define MSR_SFMASK 0xC0000084
-#define XCR0_WANTED 7ull /* x87, SSE, AVX */
+#define XCR0_BASE 3ull /* x87, SSE */
+#define XCR0_AVX 7ull
+#define XCR0_AVX512 0xe7ull
 #define CPUID_ROOM 256
 
 #define TSS_SIZE 0x68
@@ -131,8 +133,52 @@ long vm_init_system(struct vm *vm)
 	return 0;
 }
 
+/* Bits of CPUID leaf 7 that mean AVX-512. */
+#define AVX512_EBX (1u << 16 | 1u << 17 | 1u << 21 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 30 | 1u << 31)
+#define AVX512_ECX (1u << 1 | 1u << 6 | 1u << 11 | 1u << 12 | 1u << 14)
+#define AVX512_EDX (1u << 2 | 1u << 3 | 1u << 8 | 1u << 23)
+/* PKU, OSPKE, shadow stacks; IBT, AMX: state we do not carry */
+#define NOT_CARRIED_ECX (1u << 3 | 1u << 4 | 1u << 7)
+#define NOT_CARRIED_EDX (1u << 20 | 1u << 22 | 1u << 24 | 1u << 25)
+
+/* Extended state the guest may use. It has to be all that the host's programs can: some kinds of KVM run the guest with the host's
+ * XCR0 and let `cpuid` say so, and what is not asked for here is not saved with a signal. */
+static u64 wanted_xcr0(u32 kvm_offers)
+{
+	u32 h[4], lo, hi;
+	cpuid(1, 0, h);
+	if (!(h[2] & 1u << 27) || !(h[2] & 1u << 28)) /* OSXSAVE, AVX */
+		return XCR0_BASE;
+	__asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	if ((lo & XCR0_AVX) != XCR0_AVX)
+		return XCR0_BASE;
+	return (lo & kvm_offers & XCR0_AVX512) == XCR0_AVX512 ? XCR0_AVX512 : XCR0_AVX;
+}
+
+/* Bytes of the XSAVE area in standard format. */
+static u32 xsave_area(u64 xcr0)
+{
+	u32 size = 576, h[4];
+	for (u32 i = 2; i < 32; i++) {
+		if (!(xcr0 >> i & 1))
+			continue;
+		cpuid(0xd, i, h);
+		if (h[0] + h[1] > size)
+			size = h[0] + h[1];
+	}
+	return size;
+}
+
+static const struct kvm_cpuid_entry2 *cpuid_entry(u32 function)
+{
+	for (u32 i = 0; i < host.cpuid.head.nent; i++)
+		if (host.cpuid.entry[i].function == function && !host.cpuid.entry[i].index)
+			return &host.cpuid.entry[i];
+	return NULL;
+}
+
 /* CPUID for the guest: what KVM supports, plus AVX where the host has it and KVM merely omits it (it loads XCR0 as
- * asked). Features whose state is outside XCR0_WANTED are taken away. */
+ * asked). Features whose state is outside host.xcr0 are taken away. */
 static void prepare_cpuid(int kvm_fd)
 {
 	host.cpuid.head.nent = CPUID_ROOM;
@@ -140,15 +186,10 @@ static void prepare_cpuid(int kvm_fd)
 	if (IS_ERR(r))
 		fatal("KVM_GET_SUPPORTED_CPUID: error %d", (int)-r);
 	u32 h[4];
-	cpuid(1, 0, h);
-	bool avx = (h[2] & (1u << 27)) && (h[2] & (1u << 28));
-	if (avx) {
-		u32 lo, hi;
-		__asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-		avx = (lo & XCR0_WANTED) == XCR0_WANTED;
-	}
-	host.xcr0 = avx ? XCR0_WANTED : 3;
-	host.xsave_size = avx ? 832 : 576;
+	const struct kvm_cpuid_entry2 *states = cpuid_entry(0xd);
+	host.xcr0 = wanted_xcr0(states ? states->eax : 0);
+	host.xsave_size = xsave_area(host.xcr0);
+	bool avx = host.xcr0 & 4, avx512 = host.xcr0 == XCR0_AVX512;
 	bool have_d0 = false;
 	for (u32 i = 0; i < host.cpuid.head.nent; i++) {
 		struct kvm_cpuid_entry2 *e = &host.cpuid.entry[i];
@@ -163,10 +204,9 @@ static void prepare_cpuid(int kvm_fd)
 				break;
 			if (avx)
 				e->ebx |= h[1] & (1u << 5); /* AVX2 */
-			/* AVX-512, AMX, MPX, PKU, shadow stacks: state we do not carry */
-			e->ebx &= ~(1u << 14 | 1u << 16 | 1u << 17 | 1u << 21 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 30 | 1u << 31);
-			e->ecx &= ~(1u << 1 | 1u << 3 | 1u << 4 | 1u << 6 | 1u << 7 | 1u << 11 | 1u << 12 | 1u << 14);
-			e->edx &= ~(1u << 2 | 1u << 3 | 1u << 8 | 1u << 20 | 1u << 22 | 1u << 23 | 1u << 24 | 1u << 25);
+			e->ebx = (e->ebx & ~(AVX512_EBX | 1u << 14 /* MPX */)) | (avx512 ? h[1] & AVX512_EBX : 0);
+			e->ecx = (e->ecx & ~(AVX512_ECX | NOT_CARRIED_ECX)) | (avx512 ? h[2] & AVX512_ECX : 0);
+			e->edx = (e->edx & ~(AVX512_EDX | NOT_CARRIED_EDX)) | (avx512 ? h[3] & AVX512_EDX : 0);
 			break;
 		case 0xd:
 			if (e->index == 0) {

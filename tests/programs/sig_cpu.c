@@ -179,8 +179,60 @@ static void clear_handlers(void)
 	CHECK(syscall(SYS_clone3, &args, sizeof args) == -1 && errno == EINVAL);
 }
 
+#define EACH16(x) x(0) x(1) x(2) x(3) x(4) x(5) x(6) x(7) x(8) x(9) x(10) x(11) x(12) x(13) x(14) x(15)
+#define UPPER16(x) x(16) x(17) x(18) x(19) x(20) x(21) x(22) x(23) x(24) x(25) x(26) x(27) x(28) x(29) x(30) x(31)
+#define LOAD_YMM(n) "vmovdqu " #n "*64(%0), %%ymm" #n "\n"
+#define STORE_YMM(n) "vmovdqu %%ymm" #n ", " #n "*64(%1)\n"
+#define LOAD_ZMM(n) "vmovdqu64 " #n "*64(%0), %%zmm" #n "\n"
+#define STORE_ZMM(n) "vmovdqu64 %%zmm" #n ", " #n "*64(%1)\n"
+#define CLOBBER "rcx", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+#define SPIN "mov $3000000, %%rcx\n1: dec %%rcx\njnz 1b\n"
+
+static unsigned char before[32 * 64] __attribute__((aligned(64))), after[32 * 64] __attribute__((aligned(64)));
+static bool avx, avx512;
+
+static void spoil(int signo)
+{
+	count(signo);
+	if (avx)
+		__asm__ volatile("vzeroall" : : : CLOBBER);
+	if (avx512)
+		__asm__ volatile("vpxord %%zmm16, %%zmm16, %%zmm16; vpxord %%zmm31, %%zmm31, %%zmm31; kxnorw %%k1, %%k1, %%k1" : : : CLOBBER);
+}
+
+/* A signal at any moment leaves all registers as they were. */
+static void vectors(void)
+{
+	struct itimerval every = {{0, 700}, {0, 700}}, none = {{0, 0}, {0, 0}};
+	unsigned mask = 0x5a, mask_after = 0x5a;
+	int same = 1;
+	avx = __builtin_cpu_supports("avx");
+	avx512 = __builtin_cpu_supports("avx512f");
+	say("avx %d, avx512 %d", avx, avx512);
+	for (unsigned i = 0; i < sizeof before; i++)
+		before[i] = (unsigned char)(i * 7 + i / 64 + 1);
+	signal(SIGALRM, spoil);
+	setitimer(ITIMER_REAL, &every, NULL);
+	seen = 0;
+	for (int i = 0; i < 10 || seen < 10; i++) {
+		unsigned char *from = before, *to = after;
+		memset(after, 0, sizeof after);
+		if (avx512)
+			__asm__ volatile("kmovw %2, %%k1\n" EACH16(LOAD_ZMM) UPPER16(LOAD_ZMM) SPIN EACH16(STORE_ZMM) UPPER16(STORE_ZMM) "kmovw %%k1, %2"
+					 : "+r"(from), "+r"(to), "+r"(mask_after) : : CLOBBER);
+		else if (avx)
+			__asm__ volatile(EACH16(LOAD_YMM) SPIN EACH16(STORE_YMM) : : "r"(from), "r"(to) : CLOBBER);
+		for (int r = 0; r < (avx512 ? 32 : 16); r++)
+			same &= !avx || !memcmp(before + r * 64, after + r * 64, avx512 ? 64 : 32);
+		same &= mask_after == mask;
+	}
+	setitimer(ITIMER_REAL, &none, NULL);
+	CHECK(same);
+}
+
 int main(void)
 {
+	vectors();
 	selector();
 	threads();
 	alone();
