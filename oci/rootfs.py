@@ -141,7 +141,7 @@ def prepare_root(spec: Spec, rootfs: str) -> int:
         flags = native.MS_PRIVATE | native.MS_REC  # what is unbindable cannot become the root; `finish_root` sees to it
     try:
         native.mount(None, "/", None, flags)
-        if flags & native.MS_SHARED:
+        if flags & native.MS_SHARED or not flags & native.MS_REC:
             _make_parent_private(rootfs)
         native.mount(rootfs, rootfs, "bind", native.MS_BIND | native.MS_REC)
         return os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

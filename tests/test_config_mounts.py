@@ -248,6 +248,22 @@ def test_propagation(lab: Lab, tmp_path: Path, root: str) -> None:
         subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.parametrize("root", ["", "private", "rprivate", "slave", "rslave", "shared", "rshared"])
+def test_roots_below_shared_mounts(lab: Lab, tmp_path: Path, root: str) -> None:
+    """As systemd leaves the host's tree, and with an engine's mount at the root file system."""
+    seen = []
+    for name in ("runc", lab.pysandbox):
+        wrapper = tmp_path / os.path.basename(name)
+        bundle = lab.prepare([], "ls /; cut -d' ' -f5 /proc/self/mountinfo", lambda c: c["linux"].update(rootfsPropagation=root))
+        mount_root = f"mount --bind {bundle}/rootfs {bundle}/rootfs"
+        script = f'mount --make-rshared / && {mount_root} && exec {name} "$@"'
+        wrapper.write_text(f"#!/bin/sh\nexec unshare -m sh -c '{script}' sh \"$@\"\n")
+        wrapper.chmod(0o755)
+        seen.append(config_lab.run(str(wrapper), bundle))
+    assert seen[1] == seen[0]
+    assert seen[0].status == 0
+
+
 def test_propagation_of_the_root_itself(lab: Lab) -> None:
     found = {}
     for root in ("", "private", "rslave", "rshared", "unbindable"):
