@@ -41,7 +41,7 @@ def _filled_with(kind: type[T], value: Sequence[T], count: int, name: str) -> tu
 
 
 ABI_VERSION = 1
-GUEST_LIMIT = 0x500000000000
+GUEST_LIMIT = 0x700000000000
 PORT_TRAP = 17
 PORT_SHIM = 18
 PORT_CONT = 19

@@ -101,18 +101,7 @@ def limits() -> dict[str, int]:
 def prune(root: str, keep_id: str, alive: Callable[[str], bool] | None = None) -> list[str]:
     """Removes what retention no longer covers; the paths removed. `keep_id`: its current trace stays, as do those of
     ids for which `alive` says so (default: a state directory with a running container)."""
-    base = os.path.join(root, "traces")
-    found: list[tuple[float, int, str, str]] = []  # mtime, allocated bytes, path, id ("" for an earlier trace)
-    with os.scandir(base) as ids:
-        for entry in ids:
-            if not entry.is_dir(follow_symlinks=False):
-                continue
-            with os.scandir(entry.path) as files:
-                for file in files:
-                    if file.name.endswith(".psb"):
-                        info = file.stat(follow_symlinks=False)
-                        owner = entry.name if file.name == NAME else ""
-                        found.append((info.st_mtime, info.st_blocks * 512, file.path, owner))
+    found = _traces(os.path.join(root, "traces"))
     keep = limits()
     total = sum(size for _, size, _, _ in found)
     oldest = time.time() - keep["keep_days"] * 86400
@@ -124,15 +113,35 @@ def prune(root: str, keep_id: str, alive: Callable[[str], bool] | None = None) -
             break
         if owner and (owner == keep_id or (alive or _alive(root))(owner)):
             continue
-        os.unlink(path)
         try:
+            os.unlink(path)
             os.rmdir(os.path.dirname(path))
         except OSError:
-            pass  # other traces of the id are there
+            pass  # other traces of the id are there, or somebody else removed it
         removed.append(path)
         count -= 1
         total -= size
     return removed
+
+
+def _traces(base: str) -> list[tuple[float, int, str, str]]:
+    """Of each trace: mtime, allocated bytes, path, id ("" for an earlier trace). What another command is removing or
+    renaming meanwhile is left out."""
+    found = []
+    with os.scandir(base) as ids:
+        for entry in ids:
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            try:
+                with os.scandir(entry.path) as files:
+                    for file in files:
+                        if file.name.endswith(".psb"):
+                            info = file.stat(follow_symlinks=False)
+                            owner = entry.name if file.name == NAME else ""
+                            found.append((info.st_mtime, info.st_blocks * 512, file.path, owner))
+            except FileNotFoundError:
+                continue
+    return found
 
 
 def _alive(root: str) -> Callable[[str], bool]:

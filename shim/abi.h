@@ -11,7 +11,7 @@
 #define PSB_ABI_VERSION 1
 
 /* Guest addresses end here; the monitor lives above. */
-#define PSB_GUEST_LIMIT 0x500000000000
+#define PSB_GUEST_LIMIT 0x700000000000
 
 /* --- Ports: one `out %eax, $port` each, executed at CPL 3 (IOPL 3) or in a CPL 0 stub ----------- */
 #define PSB_PORT_TRAP 0x11  /* a patched `syscall` instruction: E7 11, in place */

@@ -148,7 +148,13 @@ def test_sealed_memfd_cannot_change() -> None:
 
 def test_start_record() -> None:
     fd = launch_vault.start_record(
-        path="/bin/busybox", execfn="/bin/sh", fds=[0, 1, 2, 5, 70], dispatch=1, trace=2, pin=1, stack_limit=8 << 20,
+        path="/bin/busybox",
+        execfn="/bin/sh",
+        fds=[0, 1, 2, 5, 70],
+        dispatch=1,
+        trace=2,
+        pin=1,
+        stack_limit=8 << 20,
         nofile=(3, 9),
     )
     data = os.read(fd, 65536)
@@ -285,6 +291,20 @@ def test_layout_of_this_host() -> None:
 
 
 # --- traces -----------------------------------------------------------------------------------------------------------
+
+
+def test_retention_beside_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / "traces" / name).mkdir(parents=True)
+        (tmp_path / "traces" / name / "trace.psb").write_bytes(b"x")
+
+    def removed_meanwhile(name: str) -> bool:
+        (tmp_path / "traces" / name / "trace.psb").unlink()
+        return False
+
+    monkeypatch.setenv("PSB_TRACE_KEEP_COUNT", "1")
+    launch_traces.prune(str(tmp_path), "new", alive=removed_meanwhile)
+    assert len(list(tmp_path.glob("traces/*/trace.psb"))) == 1
 
 
 def test_retention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

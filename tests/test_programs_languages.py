@@ -21,6 +21,7 @@ PROGRAMS: dict[str, tuple[list[str], int]] = {
     "multiprocessing-spawn": ([PYTHON, "/tmp/programs/run_multiprocessing.py", "spawn"], 0),
     "asyncio": ([PYTHON, "/tmp/programs/run_asyncio.py"], 0),
     "metadata": ([PYTHON, "/tmp/programs/run_metadata.py"], 0),
+    "calls": ([PYTHON, "/tmp/programs/run_calls.py"], 0),
     "limits": ([PYTHON, "/tmp/programs/run_limits.py"], 0),
     "modules": ([PYTHON, "/tmp/programs/run_modules.py"], 0),
     "traceback": ([PYTHON, "-c", "print('before', flush=True); 1 / 0"], 1),

@@ -6,6 +6,8 @@
 #include "syscalls/handlers.h"
 
 #define O_CLOEXEC 02000000
+#define O_NONBLOCK 04000
+#define O_PATH 010000000
 #define AT_FDCWD (-100)
 #define AT_EMPTY_PATH 0x1000
 #define AT_EACCESS 0x200
@@ -13,7 +15,9 @@
 #define X_OK 1
 #define S_IFMT 0170000
 #define S_IFREG 0100000
+#define S_IFLNK 0120000
 #define ST_NOEXEC 8
+#define F_GETFD 1
 #define F_SETFD 2
 #define SCRIPT_DEPTH 5
 #define MAX_ARG_STRINGS 0x7fffffff
@@ -34,9 +38,24 @@ static long check_executable(int fd)
 	return r ? r : fs[10] & ST_NOEXEC ? -EACCES : 0;
 }
 
+/* What could not be opened for a reason of its own (a socket, a device) is no program either: as the kernel, which looks first. */
+static long other_kind(struct thread *t, int dirfd, const char *path, u64 how, long error)
+{
+	u64 st[18];
+	long fd = *path ? path_open(t, dirfd, path, how | O_PATH, 0) : dirfd, r = error;
+	if (fd < 0)
+		return error;
+	if (!host_call(__NR_fstat, fd, st) && ((u32)st[3] & S_IFMT) != S_IFREG && ((u32)st[3] & S_IFMT) != S_IFLNK)
+		r = -EACCES;
+	if (*path)
+		host_call(__NR_close, fd);
+	return r;
+}
+
 static long open_executable(struct thread *t, int dirfd, const char *path, u32 flags)
 {
 	long fd;
+	u64 how = O_CLOEXEC | O_NONBLOCK | (flags & AT_SYMLINK_NOFOLLOW ? 0400000u : 0); /* a fifo shall not make us wait */
 	if (!*path) {
 		if (!(flags & AT_EMPTY_PATH))
 			return -ENOENT;
@@ -44,8 +63,10 @@ static long open_executable(struct thread *t, int dirfd, const char *path, u32 f
 		format(link, sizeof link, "self/fd/%d", dirfd);
 		fd = host_call(__NR_openat, t->proc->proc_fd, link, O_CLOEXEC, 0); /* published: checked by the caller */
 	} else {
-		fd = path_open(t, dirfd, path, O_CLOEXEC | (flags & AT_SYMLINK_NOFOLLOW ? 0400000u : 0), 0);
+		fd = path_open(t, dirfd, path, how, 0);
 	}
+	if (fd < 0 && fd != -ENOENT)
+		fd = other_kind(t, dirfd, path, how, fd);
 	if (fd < 0)
 		return fd;
 	long r = check_executable((int)fd);
@@ -326,7 +347,8 @@ static long do_exec(struct thread *t, int dirfd, const char *path, u32 flags, gp
 		return -ENOMEM;
 	prog->exe_fd = prog->interp_fd = -1;
 	char *name = prog->name;
-	if (dirfd == AT_FDCWD || path[0] == '/')
+	bool by_path = dirfd == AT_FDCWD || path[0] == '/';
+	if (by_path)
 		format(name, sizeof prog->name, "%s", path);
 	else
 		format(name, sizeof prog->name, *path ? "/dev/fd/%d/%s" : "/dev/fd/%d", dirfd, path);
@@ -334,6 +356,8 @@ static long do_exec(struct thread *t, int dirfd, const char *path, u32 flags, gp
 	u64 alen = 0, elen = 0;
 	lock_acquire(&p->exec_lock);
 	long r = resolve(t, prog, dirfd, path, flags, name);
+	if (!r && prog->nprefix && !by_path && host_call(__NR_fcntl, dirfd, F_GETFD) == 1)
+		r = -ENOENT; /* the interpreter could not open the script any more */
 	if (!r)
 		r = copy_vector(gargv, prog->prefix, prog->nprefix, prog->nprefix != 0, &argv, &alen);
 	if (!r)

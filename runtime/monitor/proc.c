@@ -173,10 +173,19 @@ static long check_pidfd(const struct clone_request *q)
 	return q->flags & CLONE_PIDFD ? copy_to_guest(gptr_of(q->pidfd), &none, sizeof none) : 0;
 }
 
+static u64 host_flags(const struct clone_request *q, u64 pass)
+{
+	return q->flags & pass & ~(q->flags & CLONE_PIDFD ? CLONE_PARENT_SETTID : 0);
+}
+
 static void give_pidfd(struct thread *t, const struct clone_request *q, long r, int fd)
 {
 	if (r <= 0 || !(q->flags & CLONE_PIDFD))
 		return;
+	if (q->flags & CLONE_PARENT_SETTID) { /* clone() has one address for both */
+		int pid = (int)r;
+		copy_to_guest(gptr_of(q->ptid), &pid, sizeof pid);
+	}
 	fd = (int)fd_publish(t, fd);
 	if (fd >= 0)
 		copy_to_guest(gptr_of(q->pidfd), &fd, sizeof fd);
@@ -243,7 +252,7 @@ static long fork_process(struct thread *t, struct call *c, const struct clone_re
 	lock_acquire(&p->fds.lock);
 	lock_acquire(&p->sig.lock);
 	tracer_lock(&p->tracer);
-	r = host_call(__NR_clone, (q->flags & pass) | (u64)q->exit_signal, 0, q->flags & CLONE_PIDFD ? (u64)&pidfd : q->ptid, q->ctid, 0);
+	r = host_call(__NR_clone, host_flags(q, pass) | (u64)q->exit_signal, 0, q->flags & CLONE_PIDFD ? (u64)&pidfd : q->ptid, q->ctid, 0);
 	tracer_unlock(&p->tracer);
 	lock_release(&p->sig.lock);
 	lock_release(&p->fds.lock);
@@ -327,7 +336,7 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 	lock_release(&p->sig.lock);
 	r = signal_block(t);
 	if (!r)
-		r = clone_thread((q->flags & pass) | CLONE_SETTLS | (u64)q->exit_signal, (u8 *)n->stack + n->stack_len,
+		r = clone_thread(host_flags(q, pass) | CLONE_SETTLS | (u64)q->exit_signal, (u8 *)n->stack + n->stack_len,
 			 q->flags & CLONE_PIDFD ? &pidfd : (int *)q->ptid, (int *)q->ctid, n, shared_child_main, n);
 	if (borrow) {
 		t->run->immediate_exit = 0;
@@ -386,8 +395,12 @@ static long clone_any(struct thread *t, struct call *c, const struct clone_reque
 		return -EFAULT;
 	if (f & (CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID) && q->ctid >= PSB_GUEST_LIMIT)
 		return -EFAULT;
-	if (f & CLONE_PIDFD && (q->pidfd >= PSB_GUEST_LIMIT || f & (CLONE_THREAD | CLONE_PARENT_SETTID)))
-		return f & (CLONE_THREAD | CLONE_PARENT_SETTID) ? -EINVAL : -EFAULT;
+	if (f & CLONE_PIDFD && f & CLONE_THREAD)
+		return -EINVAL;
+	if (f & CLONE_PIDFD && q->pidfd >= PSB_GUEST_LIMIT)
+		return -EFAULT;
+	if (f & CLONE_PIDFD && f & CLONE_PARENT_SETTID && q->pidfd == q->ptid)
+		return -EINVAL;
 	if (f & CLONE_SETTLS && q->tls >= 0x7ffffffff000ul)
 		return -EPERM;
 	if (f & CLONE_CLEAR_SIGHAND && f & CLONE_SIGHAND)
@@ -438,8 +451,6 @@ long h_clone3(struct thread *t, struct call *c)
 		return -EINVAL;
 	if (a.stack && (a.stack >= PSB_GUEST_LIMIT || a.stack_size > PSB_GUEST_LIMIT - a.stack))
 		return -EINVAL;
-	if (a.flags & CLONE_PIDFD && a.flags & CLONE_PARENT_SETTID)
-		return -ENOSYS; /* two result words need the host's clone3; glibc uses neither together */
 	struct clone_request q = {.flags = a.flags, .exit_signal = (int)a.exit_signal, .stack = a.stack ? a.stack + a.stack_size : 0,
 				  .ptid = a.parent_tid, .ctid = a.child_tid, .tls = a.tls, .pidfd = a.pidfd};
 	return clone_any(t, c, &q);

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITOR = ROOT / "runtime" / "monitor"
-LIMIT = 0x500000000000
+LIMIT = 0x700000000000
 GUEST = 0x10000000
 """Guest memory of the fake: 1 MiB, readable and writable, zero."""
 TO_TRAP = -1000

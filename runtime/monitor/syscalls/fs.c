@@ -88,7 +88,7 @@ long h_creat(struct thread *t, struct call *c)
 /* struct open_how may be longer than we know: then the rest has to be zero, as the kernel demands. */
 static long copy_how(u64 va, u64 size, struct open_how_k *how)
 {
-	u8 raw[256];
+	u8 raw[PAGE];
 	if (size < sizeof *how)
 		return -EINVAL;
 	if (size > sizeof raw)

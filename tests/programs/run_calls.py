@@ -1,0 +1,78 @@
+"""Odd corners of system calls: programs that are no files, clone3 with two result words, addresses sanitizers use."""
+
+import ctypes
+import errno
+import os
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+libc = ctypes.CDLL(None, use_errno=True)
+SYS_EXECVEAT, SYS_CLONE3, SYS_OPENAT2 = 322, 435, 437
+AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
+CLONE_PARENT_SETTID, CLONE_PIDFD, CLONE_CLEAR_SIGHAND, CLONE_FS = 0x100000, 0x1000, 0x100000000, 0x200
+
+
+def call(*args):
+    result = libc.syscall(*(ctypes.c_long(a) if isinstance(a, int) else a for a in args))
+    return result if result >= 0 else errno.errorcode[ctypes.get_errno()]
+
+
+def execveat(directory, path, flags=0):
+    argv = (ctypes.c_char_p * 2)(b"program", None)
+    return call(SYS_EXECVEAT, directory, path.encode(), argv, argv, flags)
+
+
+os.chdir("/tmp")
+os.mkfifo("fifo", 0o755)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("socket")
+reader, writer = os.pipe()
+with open("script", "w", encoding="ascii") as script:
+    script.write("#!/bin/cat\nscript's text\n")
+os.chmod("script", 0o755)
+fd = os.open("script", os.O_RDONLY)
+print("fifo", execveat(AT_FDCWD, "fifo"))
+print("socket", execveat(AT_FDCWD, "socket"), execveat(listener.fileno(), "", AT_EMPTY_PATH))
+print("device", execveat(AT_FDCWD, "/dev/null"))
+print("pipe", execveat(reader, "", AT_EMPTY_PATH))
+print("directory", execveat(AT_FDCWD, "/tmp"))
+print("missing", execveat(AT_FDCWD, "missing"), execveat(AT_FDCWD, "fifo/x"))
+print("script that closes", execveat(fd, "", AT_EMPTY_PATH), flush=True)
+os.set_inheritable(fd, True)
+if not os.fork():
+    execveat(fd, "", AT_EMPTY_PATH)
+    os._exit(9)
+print("script", os.wait()[1], flush=True)
+
+pidfd, parent_tid = ctypes.c_int(-1), ctypes.c_int(-1)
+where = [ctypes.addressof(pidfd), 0, ctypes.addressof(parent_tid)]
+
+
+def clone3(flags, *rest):
+    return call(SYS_CLONE3, struct.pack("<11Q", flags, *where, signal.SIGCHLD, 0, 0, 0, *(*rest, 0, 0, 0)[:3]), 88)
+
+
+child = clone3(CLONE_PIDFD | CLONE_PARENT_SETTID)
+if child == 0:
+    time.sleep(0.2)
+    os._exit(5)
+print("clone3", child == parent_tid.value, os.waitid(os.P_PIDFD, pidfd.value, os.WEXITED).si_status)
+where[2] = where[0]
+print("same place", clone3(CLONE_PIDFD | CLONE_PARENT_SETTID))
+print("set_tid", clone3(CLONE_FS, 0, 1), clone3(CLONE_FS, ctypes.addressof(parent_tid), 33), flush=True)
+
+how = struct.pack("<QQQ", os.O_PATH, 0, 0)
+print("openat2", [call(SYS_OPENAT2, AT_FDCWD, b"/tmp", how + tail, 24 + len(tail)) for tail in (b"x", b"\0" * 4073)])
+print("openat2", isinstance(call(SYS_OPENAT2, AT_FDCWD, b"/tmp", how + bytes(4072), 4096), int))
+
+libc.mmap.restype = ctypes.c_long
+libc.mmap.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+PROT_NONE, PROT_WRITE, PRIVATE_FIXED_ANONYMOUS, NORESERVE = 0, 3, 0x32, 0x4000
+print("mmap", libc.mmap(0x600000000000, 4 << 40, PROT_NONE, PRIVATE_FIXED_ANONYMOUS | NORESERVE, -1, 0) == 0x600000000000)
+print("mmap", libc.mmap(0x602000000000, 65536, PROT_WRITE, PRIVATE_FIXED_ANONYMOUS, -1, 0) == 0x602000000000)
+ctypes.memset(0x602000000000, 7, 65536)
+print("memory", ctypes.string_at(0x60200000FFF0, 4), flush=True)
+print(subprocess.run(["/bin/echo", "end"], capture_output=True, check=True).stdout)
