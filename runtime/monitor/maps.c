@@ -1,27 +1,15 @@
 /* /proc/self/maps as the guest should see it: the host's list below the guest limit, with the guest's permissions, without
  * our pages, and with the files that rewritten text stands for. */
-#include "proc.h"
+#include "maps.h"
 
 #define O_CLOEXEC 02000000
 
-struct writer {
-	char *buf;
-	u64 cap, len;
-};
-
-static void emit(struct writer *w, const char *s, u64 n)
+void maps_emit(struct writer *w, const char *s, u64 n)
 {
 	for (u64 i = 0; i < n; i++, w->len++)
 		if (w->len < w->cap)
 			w->buf[w->len] = s[i];
 }
-
-struct host_line {
-	u64 start, end, offset, ino;
-	u32 major, minor;
-	char share;
-	const char *path;
-};
 
 static u64 hex(const char **s)
 {
@@ -38,7 +26,7 @@ static u64 hex(const char **s)
 }
 
 /* One line of the kernel's format; what is not there stays 0. */
-static struct host_line parse(const char *s)
+struct host_line maps_parse(const char *s)
 {
 	struct host_line l = {0};
 	l.start = hex(&s);
@@ -61,7 +49,7 @@ static struct host_line parse(const char *s)
 	return l;
 }
 
-static void write_line(struct writer *w, struct mm *mm, const struct host_line *l, const struct region *g, u64 start, u64 end)
+void maps_write_line(struct writer *w, struct mm *mm, const struct host_line *l, const struct region *g, u64 start, u64 end)
 {
 	char text[128];
 	u64 offset = l->ino || l->offset ? l->offset + (start - l->start) : 0, ino = l->ino;
@@ -83,14 +71,14 @@ static void write_line(struct writer *w, struct mm *mm, const struct host_line *
 	}
 	int n = format(text, sizeof text, "%08lx-%08lx %c%c%c%c %08lx %02x:%02x %lu", start, end, g->prot & PROT_READ ? 'r' : '-', g->prot & PROT_WRITE ? 'w' : '-',
 		       g->prot & PROT_EXEC ? 'x' : '-', l->share, offset, major, minor, ino);
-	emit(w, text, (u64)n);
+	maps_emit(w, text, (u64)n);
 	if (*path) {
-		emit(w, "                                                                         ", n < 73 ? (u64)(73 - n) : 1);
-		emit(w, path, strlen(path));
+		maps_emit(w, "                                                                         ", n < 73 ? (u64)(73 - n) : 1);
+		maps_emit(w, path, strlen(path));
 	} else {
-		emit(w, " ", 1);
+		maps_emit(w, " ", 1);
 	}
-	emit(w, "\n", 1);
+	maps_emit(w, "\n", 1);
 }
 
 static void write_vma(struct writer *w, struct mm *mm, const struct host_line *l)
@@ -101,43 +89,58 @@ static void write_vma(struct writer *w, struct mm *mm, const struct host_line *l
 			return;
 		u64 end = g->end < l->end ? g->end : l->end;
 		if (!(g->flags & (REGION_HIDDEN | REGION_TRAMP)))
-			write_line(w, mm, l, g, at, end);
+			maps_write_line(w, mm, l, g, at, end);
 		at = end;
 	}
 }
 
-u64 mm_format_maps(struct proc *p, char *buf, u64 cap)
+void maps_each_line(struct proc *p, const char *name, bool (*take)(void *ctx, const char *line), void *ctx)
 {
-	struct writer w = {buf, cap, 0};
 	enum { ROOM = 64 << 10 };
 	char *text = host_alloc(ROOM);
-	long fd = text ? host_call(__NR_openat, p->proc_fd, "self/maps", O_CLOEXEC, 0) : -ENOMEM;
+	long fd = text ? host_call(__NR_openat, p->proc_fd, name, O_CLOEXEC, 0) : -ENOMEM;
 	u64 have = 0;
 	bool more = fd >= 0;
-	lock_acquire(&p->mm->lock);
 	while (more) {
 		long got = host_call(__NR_read, fd, text + have, ROOM - 1 - have);
 		more = got > 0;
 		have += more ? (u64)got : 0;
 		text[have] = 0;
 		char *line = text;
-		for (char *nl; (nl = strchr(line, '\n')); line = nl + 1) {
+		for (char *nl; more && (nl = strchr(line, '\n')); line = nl + 1) {
 			*nl = 0;
-			struct host_line l = parse(line);
-			if (l.start >= PSB_GUEST_LIMIT) {
-				more = false; /* sorted: the rest is the monitor's */
-				break;
-			}
-			write_vma(&w, p->mm, &l);
+			more = take(ctx, line);
 		}
 		have -= (u64)(line - text);
 		memmove(text, line, have);
 	}
-	lock_release(&p->mm->lock);
-	static const char vsyscall[] = "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n";
-	emit(&w, vsyscall, sizeof vsyscall - 1); /* emulate.c */
 	if (fd >= 0)
 		host_call(__NR_close, fd);
 	host_free(text, ROOM);
-	return w.len;
+}
+
+struct maps {
+	struct writer w;
+	struct mm *mm;
+};
+
+static bool take_line(void *ctx, const char *line)
+{
+	struct maps *m = ctx;
+	struct host_line l = maps_parse(line);
+	if (l.start >= PSB_GUEST_LIMIT) /* sorted: the rest is the monitor's */
+		return false;
+	write_vma(&m->w, m->mm, &l);
+	return true;
+}
+
+u64 mm_format_maps(struct proc *p, char *buf, u64 cap)
+{
+	struct maps m = {{buf, cap, 0}, p->mm};
+	lock_acquire(&p->mm->lock);
+	maps_each_line(p, "self/maps", take_line, &m);
+	lock_release(&p->mm->lock);
+	static const char vsyscall[] = "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n";
+	maps_emit(&m.w, vsyscall, sizeof vsyscall - 1); /* emulate.c */
+	return m.w.len;
 }

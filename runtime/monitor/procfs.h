@@ -9,6 +9,8 @@ typedef long (*procfs_maker)(struct thread *t, int fd, char *buf, u64 cap);
 long make_maps(struct thread *t, int fd, char *buf, u64 cap);
 long make_auxv(struct thread *t, int fd, char *buf, u64 cap);
 long make_stat(struct thread *t, int fd, char *buf, u64 cap);
+long make_smaps(struct thread *t, int fd, char *buf, u64 cap);
+long make_smaps_rollup(struct thread *t, int fd, char *buf, u64 cap);
 long make_limits(struct thread *t, int fd, char *buf, u64 cap);
 
 /* A read-only file with that text under the number `fd`, or -errno. */

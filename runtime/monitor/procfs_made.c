@@ -142,7 +142,7 @@ static long text_descriptor(const char *name, const char *buf, u64 n)
 long procfs_made_file(struct thread *t, int fd, const char *name, procfs_maker make)
 {
 	long flags = host_call(__NR_fcntl, fd, F_GETFD);
-	u64 cap = make == make_maps ? 64 << 10 : 8 << 10;
+	u64 cap = make == make_maps || make == make_smaps ? 64 << 10 : 8 << 10;
 	char *buf = NULL;
 	long n = 0;
 	for (;; cap = ROUND_UP((u64)n + PAGE, PAGE)) {

@@ -153,6 +153,17 @@ long signal_sigsys(struct thread *t, u32 nr, u32 data, u64 call_addr)
 	return CALL_NO_RETURN;
 }
 
+long make_smaps(struct thread *t, int fd, char *buf, u64 cap)
+{
+	(void)t, (void)fd, (void)buf, (void)cap;
+	return 0;
+}
+
+long make_smaps_rollup(struct thread *t, int fd, char *buf, u64 cap)
+{
+	return make_smaps(t, fd, buf, cap);
+}
+
 u64 mm_format_maps(struct proc *p, char *buf, u64 cap)
 {
 	(void)p, (void)buf, (void)cap;

@@ -76,3 +76,28 @@ print("mmap", libc.mmap(0x602000000000, 65536, PROT_WRITE, PRIVATE_FIXED_ANONYMO
 ctypes.memset(0x602000000000, 7, 65536)
 print("memory", ctypes.string_at(0x60200000FFF0, 4), flush=True)
 print(subprocess.run(["/bin/echo", "end"], capture_output=True, check=True).stdout)
+
+
+def text(name):
+    with open(f"/proc/self/{name}", encoding="ascii") as file:
+        return file.read().splitlines()
+
+
+def fields(lines):
+    found = {}
+    for line in lines:
+        if line[0].isupper():
+            key, value = line.split(":")
+            found[key] = found.get(key, 0) + (int(value.split()[0]) if value.endswith(" kB") else 0)
+    return found
+
+
+smaps, maps, rollup = text("smaps"), text("maps"), fields(text("smaps_rollup"))
+heads = [line for line in smaps if not line[0].isupper()]
+print("smaps", list(fields(smaps)), {len(line.split(":")[1]) for line in smaps if line.endswith("kB")})
+print("as in maps", [line for line in maps if ".so" in line and "r--p" in line and line not in heads])
+sizes = sum(int(a, 16) - int(b, 16) for b, a in (line.split()[0].split("-") for line in heads if "vsyscall" not in line))
+print("size", fields(smaps)["Size"] == sizes // 1024 + 4 * sum("vsyscall" in line for line in heads))
+print("rollup", {"Rss", "Pss", "Private_Dirty", "Swap"} <= set(rollup), 1000 < rollup["Rss"] < 100000)
+with open("/proc/self/coredump_filter", "r+", encoding="ascii") as file:
+    print("filter", file.read(), file.write("0x33\n"))
