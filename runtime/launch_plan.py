@@ -25,6 +25,7 @@ _PIN = {"off": abi.PIN_OFF, "log": abi.PIN_LOG, "enforce": abi.PIN_ENFORCE}
 _TRACE = {"ring": abi.TRACE_RING, "full": abi.TRACE_FULL, "off": abi.TRACE_OFF}
 _CAP_SYS_ADMIN = 21
 _KVM_API_VERSION = 12
+_NO_GROUP = 65534  # what an id without a mapping is shown as
 _KVM_GET_API_VERSION = 0xAE00
 
 
@@ -202,6 +203,8 @@ def _kvm_mend() -> str:
     found = os.stat("/dev/kvm")
     if not found.st_gid or found.st_mode & 0o060 != 0o060:
         return "run as root, or let a group use it (chgrp kvm /dev/kvm; chmod 660 /dev/kvm) and join that group"
+    if found.st_gid == _NO_GROUP:  # in a user namespace, in which engines without root live
+        return "run as root or join the group that owns it (`ls -l /dev/kvm`; usermod -aG GROUP USER, then log in again)"
     try:
         name = grp.getgrgid(found.st_gid).gr_name
     except KeyError:

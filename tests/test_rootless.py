@@ -72,3 +72,21 @@ def test_life(rootless: Rootless, pysandbox_command: list[str], before: tuple[st
     left = [name for name in os.listdir(rootless.top / "run/pysandbox") if name not in ("traces", "@pending")]
     assert not left
     assert os.path.isdir(rootless.top / "run/.cache/pysandbox/plans")
+
+
+def test_the_hosts_processes(rootless: Rootless, pysandbox_command: list[str]) -> None:
+    """No procfs of the host's pid namespace can be mounted by root of a user namespace: the monitor gets a copy of the mount."""
+
+    def host(config: Config) -> None:
+        engine(config)
+        config["linux"]["namespaces"] = [ns for ns in config["linux"]["namespaces"] if ns["type"] != "pid"]
+        config["mounts"] = [m for m in config["mounts"] if m["destination"] != "/proc"]
+        config["mounts"].append({"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"]})
+        config["linux"]["maskedPaths"] = config["linux"]["readonlyPaths"] = []
+
+    rootless.configure("readlink /proc/self/ns/pid; test -d /proc/$$/fd && ls /proc/self/fd | wc -l; ls -d /proc/1", host)
+    command = ("run", "-b", str(rootless.bundle), rootless.bundle.name)
+    theirs, ours = (rootless.call("unshare", "-U", "-r", "-m", name, *command) for name in ("runc", pysandbox_command[0]))
+    assert (ours.status, ours.stdout) == (theirs.status, theirs.stdout), ours.stderr
+    assert ours.stdout.startswith(os.readlink("/proc/self/ns/pid"))
+    assert ours.status == 0
