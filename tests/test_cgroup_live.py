@@ -250,6 +250,15 @@ def test_at_the_limit_of_tasks_nothing_hangs(pair: list[Runtime], limit: int) ->
     assert runtime.left_over() == []
 
 
+def test_a_process_that_waited_for_a_task_keeps_its_registers(pair: list[Runtime]) -> None:
+    """KVM refuses a VM's first runs while the group is full; the one that succeeds must begin where the program is."""
+    runtime = pair[0]
+    runtime.configure("i=0; while [ $i -lt 8 ]; do i=$((i+1)); ls / | wc -l; done", resources(pids={"limit": 6}))
+    done = runtime.call("run", "-b", str(runtime.bundle), runtime.id)
+    assert "Segmentation" not in done.stderr
+    assert done.returncode in (0, 2), done  # 2: the shell could not fork
+
+
 # --- version 2 --------------------------------------------------------------------------------------------------------
 
 

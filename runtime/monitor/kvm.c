@@ -499,6 +499,8 @@ long vcpu_set_xsave(struct thread *t, const void *buf)
 long vcpu_run(struct thread *t)
 {
 	long r = kvm_ioctl(t->vcpu_fd, KVM_RUN, 0);
+	if (r == -EAGAIN)
+		return r; /* the VM got no thread of KVM's own: nothing was looked at, the registers are still to be taken over */
 	t->run->kvm_dirty_regs = 0;
 	t->io_pending = r == 0 && t->run->exit_reason == KVM_EXIT_IO && out_rip != RIP_BEHIND;
 	return r;

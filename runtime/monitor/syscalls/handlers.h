@@ -49,6 +49,10 @@ static inline long refuse(struct thread *t, long err)
 /* A host call with these arguments: blocking_call() on the thread, a plain one on the ring (only for what cannot block). */
 long call_host(struct thread *t, struct call *c, long nr, u64 a, u64 b, u64 d, u64 e, u64 f, u64 g);
 
+/* ioctl_net.c; `a`: the call's arguments */
+long ioctl_route(struct thread *t, struct call *c, const u64 *a);
+long ioctl_ethtool(struct thread *t, struct call *c, const u64 *a);
+
 /* True for an address the guest may use, `len` bytes; NULL counts as good (absent, or EFAULT by the kernel). */
 static inline bool guest_ok(u64 va, u64 len)
 {

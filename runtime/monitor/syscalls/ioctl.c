@@ -11,6 +11,8 @@ enum ioctl_kind {
 	I_IFCONF, /* struct ifconf: length and pointer */
 	I_RANGE, /* struct file_clone_range or file_dedupe_range: starts with a descriptor */
 	I_FIEMAP,
+	I_ROUTE, /* struct rtentry */
+	I_ETHTOOL,
 };
 #define I_WAITS 1 /* may sleep */
 
@@ -99,21 +101,36 @@ static const struct ioctl_row rows[] = {
 	{0x8905, I_PTR, 0, 4}, /* SIOCATMARK */
 	{0x8906, I_PTR, 0, 16}, /* SIOCGSTAMP */
 	{0x8907, I_PTR, 0, 16}, /* SIOCGSTAMPNS */
+	{0x890b, I_ROUTE, I_WAITS, 120}, /* SIOCADDRT: what changes something needs CAP_NET_ADMIN */
+	{0x890c, I_ROUTE, I_WAITS, 120}, /* SIOCDELRT */
 	{0x8910, I_PTR, 0, 40}, /* SIOCGIFNAME */
 	{0x8912, I_IFCONF, 0, 16}, /* SIOCGIFCONF */
 	{0x8913, I_PTR, 0, 40}, /* SIOCGIFFLAGS */
-	{0x8914, I_PTR, I_WAITS, 40}, /* SIOCSIFFLAGS: CAP_NET_ADMIN */
+	{0x8914, I_PTR, I_WAITS, 40}, /* SIOCSIFFLAGS */
 	{0x8915, I_PTR, 0, 40}, /* SIOCGIFADDR */
 	{0x8916, I_PTR, I_WAITS, 40}, /* SIOCSIFADDR */
 	{0x8917, I_PTR, 0, 40}, /* SIOCGIFDSTADDR */
+	{0x8918, I_PTR, I_WAITS, 40}, /* SIOCSIFDSTADDR */
 	{0x8919, I_PTR, 0, 40}, /* SIOCGIFBRDADDR */
+	{0x891a, I_PTR, I_WAITS, 40}, /* SIOCSIFBRDADDR */
 	{0x891b, I_PTR, 0, 40}, /* SIOCGIFNETMASK */
 	{0x891c, I_PTR, I_WAITS, 40}, /* SIOCSIFNETMASK */
 	{0x891d, I_PTR, 0, 40}, /* SIOCGIFMETRIC */
 	{0x8921, I_PTR, 0, 40}, /* SIOCGIFMTU */
+	{0x8922, I_PTR, I_WAITS, 40}, /* SIOCSIFMTU */
+	{0x8923, I_PTR, I_WAITS, 40}, /* SIOCSIFNAME */
+	{0x8924, I_PTR, I_WAITS, 40}, /* SIOCSIFHWADDR */
 	{0x8927, I_PTR, 0, 40}, /* SIOCGIFHWADDR */
+	{0x8931, I_PTR, I_WAITS, 40}, /* SIOCADDMULTI */
+	{0x8932, I_PTR, I_WAITS, 40}, /* SIOCDELMULTI */
 	{0x8933, I_PTR, 0, 40}, /* SIOCGIFINDEX */
 	{0x8942, I_PTR, 0, 40}, /* SIOCGIFTXQLEN */
+	{0x8943, I_PTR, I_WAITS, 40}, /* SIOCSIFTXQLEN */
+	{0x8946, I_ETHTOOL, I_WAITS, 40}, /* SIOCETHTOOL */
+	{0x8953, I_PTR, I_WAITS, 68}, /* SIOCDARP */
+	{0x8954, I_PTR, 0, 68}, /* SIOCGARP */
+	{0x8955, I_PTR, I_WAITS, 68}, /* SIOCSARP */
+	{0x8970, I_PTR, 0, 40}, /* SIOCGIFMAP */
 	/* timerfd, pidfd: none; epoll: none */
 	{0x40085400, I_PTR, 0, 8}, /* TFD_IOC_SET_TICKS */
 };
@@ -204,6 +221,10 @@ long h_ioctl(struct thread *t, struct call *c)
 		return get_fiemap(t, c, a);
 	case I_RANGE:
 		return clone_range(t, c, a);
+	case I_ROUTE:
+		return ioctl_route(t, c, a);
+	case I_ETHTOOL:
+		return ioctl_ethtool(t, c, a);
 	default:
 		return call_host(t, c, __NR_ioctl, a[0], request, a[2], 0, 0, 0);
 	}
