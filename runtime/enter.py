@@ -227,9 +227,7 @@ def _start(
     plan: EntryPlan, state: State, warn: Callable[[str], None], signals: launch_wait.Signals | None
 ) -> launch_wait.Running:
     options = plan.options
-    # As for a container: who waits serves requests for plans; who leaves, leaves a process for that.
-    pair = launch_follow.planner_pair if signals else planners.socket_pair if options.detach else None
-    planner = pair() if pair else None
+    planner = planners.socket_pair() if signals or options.detach else None  # served as a container's
     ours, theirs = launch_channel.channel_pair(verbose=options.debug is not None)
     # Before the fork: the container's processes see the new one at once, and must not reach this program through it.
     native.prctl(native.PR_SET_DUMPABLE, 0)

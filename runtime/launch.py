@@ -135,8 +135,8 @@ def start(
 
     # From here on signals wait: they are passed to the container once it exists.
     signals = None if options.detach else launch_wait.Signals()
-    # The launcher serves requests for plans itself while it waits; a detached container gets a process for that.
-    planner = planners.socket_pair() if options.detach else launch_follow.planner_pair()
+    # Requests for plans are served by a process that a detached container gets at once, others at the first request.
+    planner = planners.socket_pair()
     start_socket = launch_release.listener(container.directory) if options.wait else None
     ours, theirs = launch_channel.channel_pair(verbose=options.debug is not None)
     if plan.namespaces.private("time"):

@@ -170,10 +170,3 @@ def write_pid_file(path: str, pid: int) -> None:
         os.rename(temporary, path)
     except OSError as error:
         raise from_os_error(f"write pid file {path}", error, LaunchError) from None
-
-
-def planner_pair() -> tuple[int, int]:
-    from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socketpair
-
-    one, other = socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
-    return one.detach(), other.detach()

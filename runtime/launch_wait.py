@@ -20,7 +20,6 @@ _SIGCHLD, _SIGWINCH, _SIGKILL = 17, 28, 9
 # Not passed on: cannot be caught, faults of the launcher itself, its own business (children, window), and the two the
 # C library keeps for itself.
 _NOT_FORWARDED = frozenset((9, 19, 4, 5, 7, 8, 11, 32, 33))
-_PLANNER_NICENESS = 10
 
 
 class Signals:
@@ -53,7 +52,6 @@ class Running:
         self._groups = groups
         self._signals = signals
         self._planner = planner
-        self._planner_pid = 0
         self._status: int | None = None
 
     def wait(self) -> int:
@@ -64,7 +62,7 @@ class Running:
         try:
             while self._status is None:
                 wanted = {self._signals.fd: select.POLLIN}
-                if self._planner is not None and not self._planner_pid and self.plans:
+                if self._planner is not None and self.plans:
                     wanted[self._planner] = select.POLLIN
                 if self.proxy:
                     wanted.update(self.proxy.interest())
@@ -107,7 +105,7 @@ class Running:
                 elif self._status is None:
                     os.kill(self.pid, signo)
         elif fd == self._planner:
-            self._start_planner()
+            self._hand_over(fd)
         elif self.proxy and not self.proxy.handle(fd):
             # The program closed its terminal for good; its end is what we wait for now.
             self.proxy.close()
@@ -121,46 +119,29 @@ class Running:
                 return
             if pid == 0:
                 return
-            if pid == self.pid:
+            if pid == self.pid:  # else a planner, which ends by itself
                 self._status = status
-            elif pid == self._planner_pid:
-                # It ends only by failing: without it the container runs on, at the raw door where plans are missing.
-                self._planner_pid = 0
-                if self._planner is not None:
-                    os.close(self._planner)
-                    self._planner = None
 
-    def _start_planner(self) -> None:
-        """The first request came: a child of low priority serves this and all later ones."""
-        assert self._planner is not None
+    def _hand_over(self, fd: int) -> None:
+        """The first request came, or the last monitor has ended: a process of its own serves this and all later requests."""
+        from _socket import MSG_DONTWAIT, MSG_PEEK, socket
+
         assert self.plans is not None
-        self._planner_pid = os.fork()
-        if self._planner_pid:
-            return
+        sock = socket(fileno=fd)
         try:
-            native.prctl(native.PR_SET_PDEATHSIG, _SIGKILL)
-            for signo in range(1, _signal.NSIG):
-                if signo not in (9, 19, 32, 33):
-                    _signal.signal(signo, _signal.SIG_DFL)
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-            os.nice(_PLANNER_NICENESS)
-            # The full class: this is a process of its own, its import time is nobody's start time.
-            from socket import socket
+            asked = bool(sock.recv(1, MSG_PEEK | MSG_DONTWAIT))
+        except OSError:
+            asked = False
+        if asked:
+            from pysandbox.runtime import planner
 
-            from pysandbox.runtime.rewriter import planner
-
-            planner.serve(socket(fileno=self._planner), self.plans.writer_fd)
-        finally:
-            os._exit(1)
+            planner.spawn(sock.detach(), self.plans.writer_fd)
+        else:
+            sock.detach()
+        os.close(fd)
+        self._planner = None
 
     def _finish(self) -> None:
-        if self._planner_pid:
-            try:
-                os.kill(self._planner_pid, _SIGKILL)
-                os.waitpid(self._planner_pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                pass
-            self._planner_pid = 0
         if self._groups:
             for pid in cgroups.processes(list(self._groups)):
                 try:

@@ -1,8 +1,9 @@
-"""The planner of a container that has no launcher waiting for it: a process of its own.
+"""The planner of a container: processes of their own.
 
-It begins as psb-waiter, a program of some kilobytes that blocks, and becomes `main` when the first request comes (a
-container that maps nothing new never pays for Python, lief and capstone). After `IDLE` seconds without a request it
-becomes a waiter again. It ends with the container's last monitor, whose socket it waits on, or is killed by `delete`.
+psb-waiter, a program of some kilobytes that blocks, starts `main` when the first request comes (a container that maps nothing
+new never pays for Python, lief and capstone). After `IDLE` seconds without a request `main` ends. The waiter ends with the
+container's last monitor, whose socket it waits on, or is killed by `delete`; `main` first finishes what was asked for, because
+the next container with these files will need it (`rewriter.planner.LINGER` seconds at most).
 """
 
 from __future__ import annotations
@@ -65,14 +66,10 @@ def _command() -> list[str]:
 
 
 def main() -> None:
-    """Serves until the end, or until there is nothing to do: then the process is a waiter again."""
+    """Serves until the end, or until there is nothing to do."""
     from socket import socket
 
     from pysandbox.runtime.rewriter import planner
 
     os.nice(_NICENESS)
-    sock = socket(fileno=SOCKET)
-    more = planner.serve(sock, INDEX, idle=IDLE)
-    sock.detach()
-    if more:
-        os.execv(_waiter(), [_waiter(), *_command()])
+    planner.serve(socket(fileno=SOCKET), INDEX, idle=IDLE)

@@ -97,7 +97,7 @@
 #define PSB_FD_PLAN_STORE 5 /* plan store file, O_RDONLY */
 #define PSB_FD_PROC 6       /* O_PATH directory: root of a procfs of the container's pid namespace */
 #define PSB_FD_HOST_SELF 7  /* O_PATH|O_NOFOLLOW on the host procfs' `thread-self` symlink: tells host pid/tid */
-#define PSB_FD_PLANNER 8    /* SOCK_DGRAM to the planner (optional): requests of struct psb_plan_wanted */
+#define PSB_FD_PLANNER 8    /* SOCK_SEQPACKET to the planner (optional): requests of struct psb_plan_wanted */
 #define PSB_FD_CTL 9        /* memfd, struct psb_ctl: shared by the container's monitors */
 
 #ifndef __ASSEMBLER__

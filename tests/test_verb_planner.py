@@ -120,7 +120,8 @@ def test_plans_what_is_mapped_later(runtime: Runtime) -> None:
     before = count()
     assert runtime.call("start", runtime.id).returncode == 0
     wait_for(lambda: count() > before, "a plan")
-    assert b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert b"python" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0]
     assert runtime.call("exec", runtime.id, "touch", "/tmp/go").returncode == 0
     wait_for(lambda: runtime.out.count("uid=0") == 2, "the second time")
     shown = subprocess.run(
@@ -135,6 +136,47 @@ def test_plans_what_is_mapped_later(runtime: Runtime) -> None:
     first, second = (doors[process] for process in sorted(doors))
     assert first == {"raw"}
     assert second <= {"jump", "trap"}
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_short_containers_are_planned_for_the_next(runtime: Runtime, tmp_path: Path, detached: bool) -> None:
+    """What a container asked for is finished when it has long ended, by a process that leaves then."""
+    tmpfs = {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}
+    new = f"/tmp/busybox; echo {'x' * (1 + detached)} >>/tmp/busybox; /tmp/busybox"  # other content than any other copy
+    runtime.configure(f"cp /bin/busybox {new} id", lambda config: config["mounts"].append(tmpfs))
+    store = tmp_path / "plans"
+    before = planned(store)
+    null = subprocess.DEVNULL
+    if detached:
+        assert runtime.create() == 0
+        planner = planner_of(runtime)
+        assert runtime.call("start", runtime.id).returncode == 0
+        wait_for(lambda: gone(runtime.pid), "the container's end")
+        assert runtime.call("delete", runtime.id).returncode == 0
+        assert gone(planner)
+    else:
+        assert runtime.call("run", "-b", str(runtime.bundle), runtime.id, stdout=null, stderr=null).returncode == 0
+    wait_for(lambda: planned(store) > before + 1, "plans of the image's busybox and of its copy")
+    wait_for(lambda: not using(store), "the end of the planner")
+
+
+def planned(store: Path) -> int:
+    """Contents in a plan store."""
+    found = list(store.glob("v*/hashes"))
+    return found[0].stat().st_size // 48 if found else 0
+
+
+def using(store: Path) -> list[str]:
+    """Processes that were told of this plan store, but for ours."""
+    wanted = f"PSB_PLAN_DIR={store}".encode()
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.append(pid)
+        except OSError:
+            continue
+    return found
 
 
 def test_exec_has_its_own(runtime: Runtime) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import stat
 from struct import pack
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from .. import abi
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from .confine import Workshop
 
 O_ACCMODE_PATH = os.O_ACCMODE | os.O_PATH
+LINGER = 60.0
+"""Seconds after the end of whoever asked, in which what was asked for is still begun."""
 
 
 class LiveIndex:
@@ -72,15 +76,23 @@ def serve(
 
     planner = _Planner(LiveIndex(index_fd), store or Store(), log)
     sock.settimeout(idle)
+    last = 0.0
     try:
         with Workshop() as workshop:
-            while planner.one(sock, workshop):
-                pass
+            while planner.one(sock, workshop) and not (last and monotonic() > last):
+                if not last and _peer_is_gone(sock):
+                    last = monotonic() + LINGER
         return False
     except TimeoutError:
         return True
     finally:
         planner.index.close()
+
+
+def _peer_is_gone(sock: socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(0))  # POLLHUP is always looked for
 
 
 class _Planner:
@@ -120,9 +132,13 @@ class _Planner:
             if plannable(fd):
                 entry = self._stored(key)
                 if entry is None:
-                    for note in plan_files(self.store, [(f"inode {st.st_ino}", fd)], workshop):
-                        self._note(note)
-                    entry = self._stored(key)
+                    # Many containers may meet the same file for the first time together.
+                    with self.store.turn(key):
+                        entry = self._stored(key)
+                        if entry is None:
+                            for note in plan_files(self.store, [(f"inode {st.st_ino}", fd)], workshop):
+                                self._note(note)
+                            entry = self._stored(key)
         except OSError as e:
             self._note(f"inode {st.st_ino}: {(e.strerror or str(e)).lower()}")
         if not self.index.append(entry or key + pack("<QQ", 0, 0)):

@@ -2,9 +2,10 @@
  *
  *     psb-waiter PROGRAM [ARGUMENT...]      descriptor 3: socket to the container's monitors, 4: their plan index
  *
- * Blocks until a monitor asks for a plan and then becomes PROGRAM (the planner, a Python program of many megabytes), which
- * becomes a waiter again when it has had nothing to do for a while. Ends when the other end of the socket is closed: with the
- * container's last monitor. It holds nothing else: not the caller's descriptors, directory, terminal. */
+ * Blocks until a monitor asks for a plan and then starts PROGRAM (the planner, a Python program of many megabytes), which ends
+ * when it has had nothing to do for a while. Ends when the other end of the socket is closed: with the container's last
+ * monitor. It holds nothing else: not the caller's descriptors, directory, terminal. Who kills the waiter lets PROGRAM finish what
+ * was asked for: it is of use to later containers. */
 #include "../monitor/host.h"
 
 #define SOCKET 3
@@ -50,7 +51,15 @@ _Noreturn void waiter(u64 *sp)
 		/* POLLIN comes at the end as well; a look tells a request from it. */
 		if (n != 1 || host_call(__NR_recvfrom, SOCKET, &byte, 1, 2 /* MSG_PEEK */, 0, 0) <= 0)
 			end(0);
-		host_call(__NR_execve, argv[1], argv + 1, envp);
-		end(127);
+		long pid = host_call(__NR_fork);
+		if (pid == 0) {
+			host_call(__NR_execve, argv[1], argv + 1, envp);
+			end(127);
+		}
+		int status = 0;
+		while (pid > 0 && host_call(__NR_wait4, pid, &status, 0, 0) == -EINTR)
+			;
+		if (pid < 0 || status) /* no process, or a planner that fails: the request would be waiting for ever */
+			end(1);
 	}
 }
