@@ -367,7 +367,9 @@ def test_terminal_in_the_foreground(together: list[Runtime]) -> None:
         master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, array.array("H", [33, 44, 0, 0]))
         before = termios.tcgetattr(slave)
-        argv = runtime.argv("exec", "-t", runtime.id, "sh", "-c", "stty size; read x; echo got $x; exit 5")
+        # runc sets the size when the process runs already.
+        script = "until [ \"$(stty size)\" = '33 44' ]; do sleep 0.05; done; stty size; read x; echo got $x; exit 5"
+        argv = runtime.argv("exec", "-t", runtime.id, "sh", "-c", script)
         child = subprocess.Popen(argv, env=runtime.env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         text = b""
         while b"33 44" not in text:
