@@ -135,8 +135,8 @@ def test_nothing_is_left_behind(docker: Docker, runtime: str) -> None:
     assert "sleep" not in docker.room.run("ps", "-e", "-o", "comm").stdout
 
 
-def test_twelve_at_a_time(docker: Docker) -> None:
+def test_many_at_a_time(docker: Docker) -> None:
     for runtime in RUNTIMES:
-        script = f"for i in $(seq 12); do docker run --rm --runtime {runtime} {IMAGE} sh -c 'sleep 0.2; echo '$i & done; wait"
+        script = f"for i in $(seq 24); do docker run --rm --runtime {runtime} {IMAGE} sh -c 'sleep 0.2; echo '$i & done; wait"
         done = docker.room.run("sh", "-c", script)
-        assert sorted(done.stdout.split(), key=int) == [str(number) for number in range(1, 13)], done.stderr
+        assert sorted(done.stdout.split(), key=int) == [str(number) for number in range(1, 25)], done.stderr

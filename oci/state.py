@@ -564,8 +564,12 @@ class Store:
 
     def _kill_leftovers(self, container_id: str) -> bool:
         """The lock of a dead owner is kept by a child that shares its descriptor: kill it, then try again."""
+        owner = self.load(container_id).owner
+        if owner is None or owner.alive:
+            return False
+        # Read again: the owner may have finished its work and ended between the two steps above. The dead write no more.
         state = self.load(container_id)
-        if state.phase in ("created", "started") or state.owner is None or state.owner.alive:
+        if state.phase in ("created", "started") or state.owner != owner:
             return False
         killed = False
         for made in state.made:

@@ -67,6 +67,8 @@ def collect_foreground(store: Store) -> list[str]:
                 continue
             if isinstance(launcher, list):
                 with store.open(name, patience=0) as container:
+                    if container.state.data.get("foreground") != launcher:
+                        continue  # another container by now, which took the name
                     container.destroy()
                 done.append(name)
         except ContainerNotFound:

@@ -15,13 +15,7 @@ from typing import Any
 
 import pytest
 from pysandbox.oci import jsontext, state, undo
-from pysandbox.oci.errors import (
-    ContainerExists,
-    ContainerIdError,
-    ContainerNotFound,
-    Error,
-    StateError,
-)
+from pysandbox.oci.errors import ContainerExists, ContainerIdError, ContainerNotFound, Error, StateError
 from pysandbox.oci.state import Made, ProcessId, Store
 
 WHAT = {"bundle": "/b", "rootfs": "/b/rootfs", "oci_version": "1.2.1"}
@@ -440,6 +434,21 @@ def test_a_dead_creators_child_that_holds_the_lock_is_killed(store: Store) -> No
     assert store.collect() == ["c"]
     assert not identity.alive
     assert leftovers(store) == []
+
+
+def test_an_owner_that_ends_while_it_is_looked_at(store: Store, sleeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its state is read while it creates, and when its pid is looked up it is done and gone."""
+    owner = ProcessId.of(subprocess.Popen(["true"]).pid)
+    with store.create("c", **WHAT) as container:  # the lock is held, as by a process that inherited it
+        container.set_init(sleeper.pid)
+        stale = [container.state.replace(owner=owner)]
+        container.commit("created")
+        Path(store.root, "@pending", "c").touch()
+        load = Store.load
+        monkeypatch.setattr(Store, "load", lambda self, name: stale.pop() if stale else load(self, name))
+        wait_for(lambda: not owner.alive)
+        assert store.collect() == []
+        assert (stale, sleeper.poll()) == ([], None)
 
 
 def test_collect_leaves_the_living_alone(store: Store) -> None:
