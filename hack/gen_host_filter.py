@@ -60,8 +60,9 @@ AT_EMPTY_PATH = 0x1000
 ARCH_SET_FS = 0x1002
 ADDR_NO_RANDOMIZE = 0x40000
 PR_SET_DUMPABLE = 4
-PRCTL = [PR_SET_DUMPABLE, 8, 24, 28, 40, 47]
-"""Besides the rows of ident.c: KEEPCAPS, CAPBSET_DROP, SECUREBITS, GET_TID_ADDRESS, CAP_AMBIENT, by handlers of their own."""
+PRCTL = [PR_SET_DUMPABLE, 8, 24, 28, 38, 40, 47]
+"""Besides the rows of ident.c: KEEPCAPS, CAPBSET_DROP, SECUREBITS, NO_NEW_PRIVS, GET_TID_ADDRESS, CAP_AMBIENT, by handlers of
+their own."""
 SOL_SOCKET, SOL_PACKET = 1, 263
 
 Insn = tuple[int, int, int, int]

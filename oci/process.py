@@ -73,22 +73,24 @@ _IOPRIO = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 
 
 class CapabilitySets:
-    """The five sets as masks, cut to what the caller may give; `missing`: names that were asked for and are not
-    there.
+    """The five sets as masks, cut to what the caller may give. What is asked for and is not there is no error but a warning
+    (config.md, "Linux Process", `capabilities`): `missing` are names the host's bounding set lacks, `unknown` those nobody knows.
     """
 
     def __init__(self, wanted: Capabilities | None, *, new_user: bool = False) -> None:
         # A new user namespace starts with everything the kernel knows, whatever its maker has.
         bound = _known() if new_user else _own_bounding()
         missing: list[str] = []
+        unknown: list[str] = []
 
         def mask(names: tuple[str, ...]) -> int:
             total = 0
             for name in names:
                 bit = _CAP_BIT.get(name)
                 if bit is None:
-                    raise ConfigError(f"unknown capability {name!r}", pointer="/process/capabilities")
-                if bound & bit:
+                    if name not in unknown:
+                        unknown.append(name)
+                elif bound & bit:
                     total |= bit
                 elif name not in missing:
                     missing.append(name)
@@ -101,6 +103,15 @@ class CapabilitySets:
         # The kernel raises only what is permitted and inheritable; runc asks for what it can get in the same way.
         self.ambient = (mask(wanted.ambient) if wanted else 0) & self.permitted & self.inheritable
         self.missing = tuple(missing)
+        self.unknown = tuple(unknown)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to say about it, a line each."""
+        lines = [f"capability {name} is not in this host's bounding set and was not given" for name in self.missing]
+        if self.unknown:
+            lines.append(f"ignoring unknown or unavailable capabilities: [{' '.join(self.unknown)}]")
+        return lines
 
 
 def _known() -> int:
@@ -137,13 +148,14 @@ def drop_bounding(sets: CapabilitySets) -> None:
                 raise from_os_error("drop bounding capabilities", error, LaunchError) from None
 
 
-def become_user(process: Process) -> None:
-    """Groups, gid, uid; capabilities are kept for `set_capabilities` to reduce."""
+def become_user(process: Process, *, keep_groups: bool = False) -> None:
+    """Groups, gid, uid; capabilities are kept for `set_capabilities` to reduce. `keep_groups`: those of the caller stay, and
+    additional ones come to them."""
     user = process.user
     try:
         native.prctl(native.PR_SET_KEEPCAPS, 1)
         try:
-            os.setgroups(user.additional_gids)
+            os.setgroups([*os.getgroups(), *user.additional_gids] if keep_groups else user.additional_gids)
         except PermissionError:
             if user.additional_gids:
                 raise

@@ -82,9 +82,25 @@ def _process(made: Made, groups: Sequence[str]) -> None:
             signal.pidfd_send_signal(fd, _SIGKILL)
             for group in groups:
                 _thaw_below(group)
+                _bring_home(made.pid, group)
             _wait_until(lambda: not alive(made.pid, made.start), f"process {made.pid}")
     finally:
         os.close(fd)
+
+
+def _bring_home(pid: int, group: str) -> None:
+    """A process that somebody has moved to a frozen group elsewhere (version 1) dies in its own, which is thawed. The other
+    group may hold processes of others and stays as it is."""
+    if not os.path.exists(f"{group}/freezer.state"):
+        return
+    try:
+        with open(f"/proc/{pid}/cgroup") as lines:
+            place = next((line.rstrip("\n").split(":", 2)[2] for line in lines if ":freezer:" in line), "")
+        if place and not group.endswith(place):
+            cgroups_files.write(group, "cgroup.procs", str(pid))
+    except OSError as e:
+        if e.errno not in _GONE:
+            raise StateError(f"move process {pid} to {group}: {host_reason(e.errno)}", errno=e.errno) from None
 
 
 def _cgroup(made: Made) -> None:

@@ -16,19 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-    from pysandbox.oci.spec import Capabilities, Hooks, IDMapping, Linux, Mount, NetDevice, Process, Spec
+    from pysandbox.oci.spec import Hooks, IDMapping, Linux, Mount, NetDevice, Process, Spec
 
-_CAPABILITY_NAMES = """
-    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
-    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
-    SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE
-    MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
-"""
 _RLIMIT_NAMES = "AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK"
 _IPC_NAMES = "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced"
-
-CAPABILITIES = frozenset(["CAP_" + name for name in _CAPABILITY_NAMES.split()])
-"""capabilities(7), all 41 of Linux 5.9 and later."""
 
 RLIMITS = frozenset(["RLIMIT_" + name for name in _RLIMIT_NAMES.split()])
 """getrlimit(2)."""
@@ -155,10 +146,6 @@ def process_meaning(process: Process, document: str = "process.json", at: str = 
             raise bad(f"/env/{i}", "invalid environment variable: missing '='")
         if not name:
             raise bad(f"/env/{i}", "invalid environment variable: name cannot be empty")
-    if process.capabilities is not None:
-        unknown = _unknown_capability(process.capabilities)
-        if unknown:
-            raise bad(f"/capabilities/{unknown[0]}", f"unknown capability {unknown[1]!r}")
     for number, name in ((process.user.uid, "uid"), (process.user.gid, "gid")):
         if number == _NO_ID:
             raise bad(f"/user/{name}", f"{number} is not an id: it means none to the kernel")
@@ -171,14 +158,6 @@ def process_meaning(process: Process, document: str = "process.json", at: str = 
         if limit.soft > limit.hard:
             raise bad(f"/rlimits/{i}/soft", f"{limit.type}: soft limit {limit.soft} is above hard limit {limit.hard}")
         seen.add(limit.type)
-
-
-def _unknown_capability(caps: Capabilities) -> tuple[str, str] | None:
-    for kind, names in caps:
-        for name in names:
-            if name not in CAPABILITIES:
-                return kind, name
-    return None
 
 
 def _version(version: str) -> None:

@@ -368,10 +368,10 @@ class Vault:
 
 
 class Start:
-    """`struct psb_start`, 112 bytes."""
+    """`struct psb_start`, 120 bytes."""
 
-    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "nofile_soft", "nofile_hard", "facts_off", "facts_len",)
-    SIZE = 112
+    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "nofile_soft", "nofile_hard", "facts_off", "facts_len", "no_new_privs", "reserved",)
+    SIZE = 120
     OFFSET = {
         "magic": 0,
         "version": 8,
@@ -395,8 +395,10 @@ class Start:
         "nofile_hard": 96,
         "facts_off": 104,
         "facts_len": 108,
+        "no_new_privs": 112,
+        "reserved": 116,
     }
-    _layout = Struct("<QIIIIIIiiIIQQIIIIQQQII")
+    _layout = Struct("<QIIIIIIiiIIQQIIIIQQQIIII")
 
     def __init__(
         self,
@@ -423,6 +425,8 @@ class Start:
         nofile_hard: int = 0,
         facts_off: int = 0,
         facts_len: int = 0,
+        no_new_privs: int = 0,
+        reserved: int = 0,
     ) -> None:
         self.magic: int = magic
         self.version: int = version
@@ -446,6 +450,8 @@ class Start:
         self.nofile_hard: int = nofile_hard
         self.facts_off: int = facts_off
         self.facts_len: int = facts_len
+        self.no_new_privs: int = no_new_privs
+        self.reserved: int = reserved
 
     def to_bytes(self) -> bytes:
         return self._layout.pack(
@@ -471,6 +477,8 @@ class Start:
             self.nofile_hard,
             self.facts_off,
             self.facts_len,
+            self.no_new_privs,
+            self.reserved,
         )
 
     @classmethod
@@ -499,6 +507,8 @@ class Start:
         nofile_hard: int = 0,
         facts_off: int = 0,
         facts_len: int = 0,
+        no_new_privs: int = 0,
+        reserved: int = 0,
     ) -> bytes:
         return cls(
             magic=magic,
@@ -523,6 +533,8 @@ class Start:
             nofile_hard=nofile_hard,
             facts_off=facts_off,
             facts_len=facts_len,
+            no_new_privs=no_new_privs,
+            reserved=reserved,
         ).to_bytes()
 
     @classmethod
@@ -551,6 +563,8 @@ class Start:
         new.nofile_hard = values[19]
         new.facts_off = values[20]
         new.facts_len = values[21]
+        new.no_new_privs = values[22]
+        new.reserved = values[23]
         return new
 
 

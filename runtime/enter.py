@@ -145,8 +145,8 @@ def _make_plan(
     init = _open_init(state)
     spaces = _spaces(state.pid)
     capabilities = CapabilitySets(wanted.capabilities, new_user=bool(spaces & native.CLONE_NEWUSER))
-    for name in capabilities.missing:
-        warn(f"capability {name} is not in this host's bounding set and was not given")
+    for line in capabilities.warnings:
+        warn(line)
     return EntryPlan(
         options=options,
         process=wanted,

@@ -98,10 +98,19 @@ def _run_one(hook: Hook, state: Mapping[str, Any], spawn: Callable[[Hook, Stream
             return f"hook ran past specified timeout of {float(hook.timeout or 0):.1f}s"
         if status == 0:
             return ""
-        end = f"exit status {os.WEXITSTATUS(status)}" if os.WIFEXITED(status) else f"signal: {os.WTERMSIG(status)}"
-        return f"{end}, {streams.shown()}"
+        return f"{_end(status)}, {streams.shown()}"
     finally:
         streams.close()
+
+
+def _end(status: int) -> str:
+    """A wait status in the words of Go's os/exec, which engines show."""
+    if os.WIFEXITED(status):
+        return f"exit status {os.WEXITSTATUS(status)}"
+    import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, at 4 ms
+
+    number = os.WTERMSIG(status)
+    return f"signal: {(_signal.strsignal(number) or str(number)).lower()}{' (core dumped)' if os.WCOREDUMP(status) else ''}"
 
 
 def _wait(pid: int, timeout: int | None) -> int | None:
@@ -168,7 +177,7 @@ def _callers_variables() -> dict[bytes, bytes]:
 
 
 def _reset_signals() -> None:
-    import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, at 4 ms
+    import _signal  # what `signal` wraps in enums, at 4 ms
 
     for signo in range(1, _signal.NSIG):
         if signo not in (9, 19, 32, 33):

@@ -96,8 +96,8 @@ def _make(store: Store, bundle: Bundle, options: Options, warn: Callable[[str], 
             data={} if options.detach else launch_state.foreground_data(),
         ) as container:
             plan = launch_plan.make_plan(bundle, options)
-            for name in plan.capabilities.missing:
-                warn(f"capability {name} is not in this host's bounding set and was not given")
+            for line in plan.capabilities.warnings:
+                warn(line)
             state = container.state
             return start(plan, container, bundle.raw, warn)
     except Error:

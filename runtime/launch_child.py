@@ -119,6 +119,7 @@ def _program(plan: LaunchPlan) -> launch_exec.Program:
         listen_fds=options.listen_fds,
         keyring="" if options.no_new_keyring else options.id,
         detach=options.detach,
+        keep_groups=spec.annotations.get("run.oci.keep_original_groups") in ("1", "true"),
     )
 
 

@@ -38,7 +38,7 @@ class Program(Struct):
     """What to become. `listen_fds`, `preserve_fds`: how many descriptors from 3 on are passed, and behind them;
     `dispatch`, `trace`, `pin`: as in the start record; `keyring`: id of the container whose session
     keyring is joined, "" for none; `detach`: the process outlives the launcher; `path`: the program where args[0] does
-    not name it; `stdio`: standard streams where they are not the launcher's."""
+    not name it; `stdio`: standard streams where they are not the launcher's; `keep_groups`: as crun's annotation."""
 
     process: Process
     personality: Personality | None
@@ -52,6 +52,7 @@ class Program(Struct):
     detach: bool
     path: str = ""
     stdio: tuple[int, ...] = ()
+    keep_groups: bool = False
 
 
 def become(
@@ -88,7 +89,7 @@ def become(
     nofile = process.descriptor_limits(wanted.rlimits)
     process.set_rlimits(wanted.rlimits)
     process.drop_bounding(program.capabilities)
-    process.become_user(wanted)
+    process.become_user(wanted, keep_groups=program.keep_groups)
     process.change_directory(wanted)
     # Always, whatever config.json says: the monitor's confinement rests on it.
     native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
@@ -113,6 +114,7 @@ def become(
         stack_limit=process.stack_limit(wanted.rlimits),
         nofile=nofile,
         wait_fd=0 if start_socket is None else number + 3,
+        no_new_privs=wanted.no_new_privileges,
     )
     # Whatever an engine leaked into the runtime stops here; those at their numbers are set inheritable afterwards.
     native.close_range(first_free, flags=native.CLOSE_RANGE_CLOEXEC)

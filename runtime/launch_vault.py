@@ -87,9 +87,10 @@ def start_record(
     stack_limit: int,
     nofile: tuple[int, int],
     wait_fd: int = 0,
+    no_new_privs: bool = False,
 ) -> int:
     """Socket that holds the struct psb_start of a container's first program. `stack_limit`: soft, bytes; `nofile`: soft
-    and hard; `wait_fd`: descriptor to wait on, 0 for none."""
+    and hard; `wait_fd`: descriptor to wait on, 0 for none; `no_new_privs`: what the program is told."""
     strings = os.fsencode(path) + b"\0" + os.fsencode(execfn) + b"\0"
     path_off = abi.Start.SIZE
     fds_off = path_off + len(strings) + (-len(strings)) % 8
@@ -114,6 +115,7 @@ def start_record(
         wait_fd=wait_fd,
         nofile_soft=nofile[0],
         nofile_hard=nofile[1],
+        no_new_privs=no_new_privs,
     )
     published = sum(1 << fd for fd in set(fds))
     body = strings.ljust(fds_off - path_off, b"\0") + published.to_bytes(8 * words, "little")

@@ -158,6 +158,8 @@ struct psb_start {
 	uint64_t nofile_hard;
 	uint32_t facts_off;   /* is_exec: what the previous monitor found out about this host (struct host_facts in */
 	uint32_t facts_len;   /* runtime/monitor/proc.h; same binary, same host), 0: nothing */
+	uint32_t no_new_privs; /* what the guest is told; the host's flag is always set */
+	uint32_t reserved;
 };
 
 /* Shared by all monitors of one container; holds no authority, only scheduling hints and counters. */

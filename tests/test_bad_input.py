@@ -131,7 +131,6 @@ CONFIGS: list[tuple[str, Callable[[Config], object], str]] = [
     ("cwd", lambda c: c["process"].update(cwd="tmp"), "/process/cwd: Cwd must be an absolute path"),
     ("cwd file", lambda c: c["process"].update(cwd="/etc/passwd"), "mkdir /etc/passwd: not a directory"),
     ("variable", lambda c: c["process"].update(env=["A"]), "/process/env/0: invalid environment variable: missing '='"),
-    ("capability", lambda c: c["process"]["capabilities"].update(bounding=["CAP_X"]), "unknown capability 'CAP_X'"),
     ("rlimit", lambda c: c["process"]["rlimits"][0].update(type="RLIMIT_X"), "/rlimits/0/type: unknown rlimit 'RLIMIT_X'"),
     ("namespace", lambda c: c["linux"]["namespaces"].append({"type": "x"}), "/type: unknown namespace 'x'"),
     ("option", lambda c: c["mounts"][1]["options"].append("x"), "mount 'tmpfs' at '/dev': invalid argument"),

@@ -238,9 +238,28 @@ def test_capability_that_the_host_lacks(lab: Lab) -> None:
     assert (seen.status, seen.stderr) == (0, expected)
 
 
+def test_original_groups(lab: Lab) -> None:
+    """crun's annotation: the caller's groups stay."""
+    for value, groups in (("1", "9 11 12"), ("0", "9")):
+        bundle = lab.prepare("grep Groups /proc/self/status", process(user={"uid": 0, "gid": 0, "additionalGids": [9]}))
+        config = json.loads((bundle / "config.json").read_text())
+        config["annotations"] = {"run.oci.keep_original_groups": value}
+        (bundle / "config.json").write_text(json.dumps(config))
+        command = [lab.pysandbox, "--root", bundle / "state", "run", "-b", bundle, lab.name]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, extra_groups=[11, 12], check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == ["Groups:", *groups.split()]
+
+
 def test_unknown_capability(lab: Lab) -> None:
-    error = lab.error(process(capabilities={"effective": ["CAP_FLY"]}), runc_refuses=False)
-    assert error == "pysandbox: config.json: /process/capabilities/effective: unknown capability 'CAP_FLY'\n"
+    """Not an error, says the specification, so that a newer engine can ask."""
+    change = process(capabilities={kind: ["CAP_FLY", "CAP_KILL", "KILL"] for kind in ("bounding", "permitted", "effective")})
+    assert lab.compare("grep Cap /proc/self/status", change).count("0000000000000020\n") == 3
+    seen = lab.run("true", change)
+    expected = "pysandbox: warning: ignoring unknown or unavailable capabilities: [CAP_FLY KILL]\n"
+    assert (seen.status, seen.stderr) == (0, expected)
 
 
 def test_oom_score(lab: Lab) -> None:
@@ -253,9 +272,31 @@ def test_oom_score(lab: Lab) -> None:
         assert seen.stderr == "pysandbox: warning: oomScoreAdj -500 needs CAP_SYS_RESOURCE and was not applied\n"
 
 
-def test_new_privileges_may_be_asked_for(lab: Lab) -> None:
-    """Accepted; they are never given."""
-    assert lab.run("grep NoNewPrivs /proc/self/status", process(noNewPrivileges=False)).stdout == "NoNewPrivs:\t1\n"
+@pytest.mark.parametrize("flag", [False, True])
+def test_no_new_privileges(lab: Lab, flag: bool) -> None:
+    """The program, its children and those of exec see the flag that was asked for. New privileges are never given: a set-uid
+    program runs as on a file system mounted nosuid."""
+    change = process(noNewPrivileges=flag)
+    seen = lab.compare("grep NoNewPrivs /proc/self/status; sh -c 'exec grep NoNewPrivs /proc/self/status'", change)
+    assert seen == f"NoNewPrivs:\t{int(flag)}\n" * 2
+
+
+def test_no_new_privileges_is_set_for_good(lab: Lab, debian_rootfs: Path) -> None:
+    """As the kernel has it: inherited, never cleared, other arguments refused."""
+    script = """
+import ctypes, os
+prctl = ctypes.CDLL(None, use_errno=True).prctl
+print(prctl(39, 0, 0, 0, 0), prctl(38, 0, 0, 0, 0), prctl(38, 1, 1, 0, 0), prctl(39, 1, 0, 0, 0), prctl(39, 0, 0, 0, 0))
+print(prctl(38, 1, 0, 0, 0), prctl(39, 0, 0, 0, 0), prctl(38, 0, 0, 0, 0), flush=True)
+os.execv("/usr/bin/python3", ["python3", "-c", "import ctypes; print(ctypes.CDLL(None).prctl(39, 0, 0, 0, 0))"])
+"""
+
+    def change(config: Config) -> None:
+        config["process"].update(noNewPrivileges=False)
+        config["root"] = {"path": str(debian_rootfs.resolve()), "readonly": True}
+
+    seen = lab.compare(["python3", "-c", script], change)
+    assert seen == "0 -1 -1 -1 0\n0 1 -1\n1\n"
 
 
 def test_home_is_not_read_from_a_fifo(lab: Lab) -> None:

@@ -149,7 +149,6 @@ def test_refused_calls_are_recorded_and_not_made(d: Dispatcher) -> None:
         "ptrace",
         "io_uring_setup",
         "bpf",
-        "process_vm_readv",
         "userfaultfd",
         "pidfd_getfd",
         "open_by_handle_at",

@@ -249,7 +249,6 @@ ONE = {"containerID": 0, "hostID": 1000, "size": 10}
         (with_process(args=[""]), "/process/args/0", "executable file not found in $PATH"),
         (with_process(env=["A=1", "B"]), "/process/env/1", "missing '='"),
         (with_process(env=["=1"]), "/process/env/0", "name cannot be empty"),
-        (with_process(capabilities={"ambient": ["CAP_FLY"]}), "/process/capabilities/ambient", "'CAP_FLY'"),
         (with_process(rlimits=[{**NOFILE, "type": "RLIMIT_X"}]), "/process/rlimits/0/type", "unknown rlimit"),
         (with_process(rlimits=[NOFILE, NOFILE]), "/process/rlimits/1/type", "duplicate rlimit RLIMIT_NOFILE"),
         (with_process(rlimits=[{**NOFILE, "soft": 3}]), "/process/rlimits/0/soft", "above hard limit 2"),

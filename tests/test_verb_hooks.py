@@ -266,6 +266,18 @@ def test_program_that_is_none(pair: list[Runtime], kind: str, path: str) -> None
     assert runtime.left_over() == []
 
 
+@pytest.mark.parametrize("kind", ["prestart", "startContainer"])
+def test_hook_killed_by_a_signal(pair: list[Runtime], kind: str) -> None:
+    """The signal is named as engines name it."""
+    runtime = pair[0]
+    for signal, words in (("KILL", "signal: killed"), ("SYS", "signal: bad system call"), ("TERM", "signal: terminated")):
+        configure(runtime, {kind: [{"path": "/bin/sh", "args": ["sh", "-c", f"ulimit -c 0; kill -{signal} $$"]}]})
+        if runtime.create() == 0:
+            assert runtime.call("start", runtime.id).returncode == 1
+        assert f"error running {kind} hook #0: {words}" in runtime.last_error()
+        runtime.clean()
+
+
 def test_relative_path_is_refused(pair: list[Runtime]) -> None:
     runtime = pair[0]
     configure(runtime, {"prestart": [{"path": "bin/true"}]})

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from cgroup_lab import cgroup2
+from pysandbox.oci import cgroups
 from verb_lab import Runtime, both, missing, reap, subreaper, wait_for
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 __all__ = ["cgroup2"]
+UNIFIED = cgroups.host_layout().unified
 COUNTING = "i=0; while :; do i=$((i+1)); echo $i; done"
 
 
@@ -94,6 +96,26 @@ def test_delete_force_of_a_paused_container(pair: list[Runtime]) -> None:
         assert runtime.call("delete", "--force", runtime.id).returncode == 0
         assert reap(runtime.pid) == -9
         assert runtime.left_over() == []
+
+
+def test_delete_of_a_process_frozen_elsewhere(pair: list[Runtime]) -> None:
+    """In a group of somebody else, which stays as it is; version 1, where frozen processes do not die."""
+    if UNIFIED:
+        pytest.skip("a frozen process dies of SIGKILL under cgroup version 2")
+    runtime = pair[0]
+    started(runtime, ["sleep", "1000"])
+    other = Path(f"/sys/fs/cgroup/freezer/{runtime.id}-other")
+    other.mkdir()
+    try:
+        (other / "cgroup.procs").write_text(str(runtime.pid))
+        (other / "freezer.state").write_text("FROZEN")
+        assert runtime.call("delete", "--force", runtime.id).returncode == 0, runtime.last_error()
+        assert (other / "freezer.state").read_text() == "FROZEN\n"
+    finally:
+        (other / "freezer.state").write_text("THAWED")
+        reap(runtime.pid)
+        other.rmdir()
+    assert runtime.left_over() == []
 
 
 def test_a_created_container_can_be_paused(pair: list[Runtime]) -> None:

@@ -71,6 +71,7 @@ struct ring {
 struct proc {
 	int pid, host_pid;          /* in the container's pid namespace; as the host sees it (0: unknown) */
 	u32 dispatch, trace_mode, pin; /* from the start record */
+	_Atomic u32 no_new_privs;      /* as the program sees it */
 	const struct psb_policy *policy;
 	struct tracer tracer;
 	struct signals sig;

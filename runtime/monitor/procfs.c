@@ -140,7 +140,7 @@ static const struct rule rules[] = {
 	{"smaps_rollup", OWN | MADE, make_smaps_rollup},
 	{"stat", OWN | OTHERS | MADE, make_stat},
 	{"statm", OWN | OTHERS, NULL},
-	{"status", OWN | OTHERS, NULL},
+	{"status", OWN | OTHERS | MADE | MADE_OWN, make_status},
 	{"task", OWN | OTHERS, NULL},
 	{"timens_offsets", OWN | OTHERS, NULL},
 	{"timers", OWN, NULL},

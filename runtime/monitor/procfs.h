@@ -11,6 +11,7 @@ long make_auxv(struct thread *t, int fd, char *buf, u64 cap);
 long make_stat(struct thread *t, int fd, char *buf, u64 cap);
 long make_smaps(struct thread *t, int fd, char *buf, u64 cap);
 long make_smaps_rollup(struct thread *t, int fd, char *buf, u64 cap);
+long make_status(struct thread *t, int fd, char *buf, u64 cap);
 long make_limits(struct thread *t, int fd, char *buf, u64 cap);
 
 /* A read-only file with that text under the number `fd`, or -errno. */

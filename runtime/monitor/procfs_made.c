@@ -110,6 +110,20 @@ long make_limits(struct thread *t, int fd, char *buf, u64 cap)
 	return (long)out;
 }
 
+/* status: no_new_privs as the program has set it. */
+long make_status(struct thread *t, int fd, char *buf, u64 cap)
+{
+	static const char key[] = "\nNoNewPrivs:\t";
+	long n = host_call(__NR_read, fd, buf, cap - 1);
+	if (n <= 0 || (u64)n == cap - 1)
+		return n < 0 ? n : -EIO;
+	buf[n] = 0;
+	for (char *line = buf; (line = strchr(line, '\n')); line++)
+		if (!strncmp(line, key, sizeof key - 1) && line[sizeof key - 1])
+			line[sizeof key - 1] = t->proc->no_new_privs ? '1' : '0';
+	return n;
+}
+
 #define MADE_MAX (16ul << 20)
 #define RLIMIT_FSIZE 1
 

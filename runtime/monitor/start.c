@@ -251,6 +251,7 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	p->dispatch = start->dispatch;
 	p->trace_mode = start->trace;
 	p->pin = start->pin;
+	p->no_new_privs = start->no_new_privs;
 	p->stack_limit = start->stack_limit;
 	p->nofile[0] = start->nofile_soft;
 	p->nofile[1] = start->nofile_hard;

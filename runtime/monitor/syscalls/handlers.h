@@ -220,6 +220,8 @@ long h_stat(struct thread *t, struct call *c);
 long h_statx(struct thread *t, struct call *c);
 long h_truncate(struct thread *t, struct call *c);
 long h_unshare(struct thread *t, struct call *c);
+long h_process_vm(struct thread *t, struct call *c);
+long h_kcmp(struct thread *t, struct call *c);
 long h_utime(struct thread *t, struct call *c);
 long h_utimensat(struct thread *t, struct call *c);
 long h_utimes(struct thread *t, struct call *c);

@@ -48,8 +48,6 @@ static const struct prctl_row prctl_rows[] = {
 	{34, PR_NUM},  /* MCE_KILL_GET */
 	{36, PR_NUM},  /* SET_CHILD_SUBREAPER */
 	{37, PR_OUT4}, /* GET_CHILD_SUBREAPER */
-	{38, PR_NUM},  /* SET_NO_NEW_PRIVS */
-	{39, PR_NUM},  /* GET_NO_NEW_PRIVS */
 	{41, PR_NUM},  /* SET_THP_DISABLE */
 	{42, PR_NUM},  /* GET_THP_DISABLE */
 	{52, PR_NUM},  /* GET_SPECULATION_CTRL */
@@ -62,6 +60,8 @@ static const struct prctl_row prctl_rows[] = {
 #define PR_SET_KEEPCAPS 8
 #define PR_CAPBSET_DROP 24
 #define PR_SET_SECUREBITS 28
+#define PR_SET_NO_NEW_PRIVS 38
+#define PR_GET_NO_NEW_PRIVS 39
 #define PR_CAP_AMBIENT 47
 #define PR_GET_TID_ADDRESS 40
 #define PR_GET_TSC 25
@@ -87,6 +87,17 @@ static long prctl_pass(struct thread *t, const struct prctl_row *row, const u64 
 	return host_call(__NR_prctl, a[0], a[1], a[2], a[3], a[4]);
 }
 
+/* The host's flag is always set; the program has its own, and set-uid bits that are without effect as on a nosuid mount. */
+static long no_new_privs(struct proc *p, const u64 *a)
+{
+	bool set = a[0] == PR_SET_NO_NEW_PRIVS;
+	if (a[1] != set || a[2] || a[3] || a[4])
+		return -EINVAL;
+	if (set)
+		p->no_new_privs = 1;
+	return set ? 0 : (long)p->no_new_privs;
+}
+
 long h_prctl(struct thread *t, struct call *c)
 {
 	(void)c;
@@ -100,6 +111,9 @@ long h_prctl(struct thread *t, struct call *c)
 		return 1;
 	case PR_SET_DUMPABLE:
 		return a[1] <= 1 ? 0 : -EINVAL;
+	case PR_SET_NO_NEW_PRIVS:
+	case PR_GET_NO_NEW_PRIVS:
+		return no_new_privs(t->proc, a);
 	case PR_SET_KEEPCAPS:
 	case PR_CAPBSET_DROP:
 	case PR_SET_SECUREBITS:
@@ -142,6 +156,25 @@ long h_unshare(struct thread *t, struct call *c)
 	if (flags & ~own)
 		return refuse(t, -EPERM);
 	return !flags || t->proc->mm->users <= 1 ? 0 : -EINVAL;
+}
+
+/* process_vm_readv, process_vm_writev: would reach the memory of monitors. Refused as by a kernel that finds no right to it,
+ * behind the test that comes before. */
+long h_process_vm(struct thread *t, struct call *c)
+{
+	return c->arg[5] ? -EINVAL : refuse(t, -EPERM);
+}
+
+/* kcmp: compares what monitors hold, which is not what programs share. Refused, but for processes that do not exist. */
+long h_kcmp(struct thread *t, struct call *c)
+{
+	(void)c;
+	for (int i = 0; i < 2; i++) {
+		int pid = (int)marshal_of(t)->arg[i];
+		if (pid <= 0 || host_call(__NR_kill, pid, 0) == -ESRCH)
+			return -ESRCH;
+	}
+	return refuse(t, -EPERM);
 }
 
 /* sched_setattr: the structure says its own size. */

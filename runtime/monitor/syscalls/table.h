@@ -322,9 +322,9 @@ ROW(306, syncfs, TRAP, PASS, F_BLOCK, FD)
 ROW(307, sendmmsg, TRAP, h_sendmmsg, 0, FD, ARR_INOUT(64, 2), UINT, FLAGS)
 NO(308, setns, EPERM) /* a thread in another namespace than its monitor */
 ROW(309, getcpu, TRAP, PASS, 0, OUT(4), OUT(4), ADDR)
-NO(310, process_vm_readv, EPERM) /* reaches the memory of monitors */
-NO(311, process_vm_writev, EPERM)
-NO(312, kcmp, EPERM)
+ROW(310, process_vm_readv, TRAP, h_process_vm, F_OWN, INT, INT, INT, INT, INT, INT)
+ROW(311, process_vm_writev, TRAP, h_process_vm, F_OWN, INT, INT, INT, INT, INT, INT)
+ROW(312, kcmp, TRAP, h_kcmp, 0, PID, PID, INT, INT, INT)
 NO(313, finit_module, EPERM)
 ROW(314, sched_setattr, TRAP, h_sched_setattr, 0, PID, NEST_INOUT(4), FLAGS)
 ROW(315, sched_getattr, TRAP, PASS, 0, PID, BUF_OUT(2), UINT, FLAGS)
