@@ -100,6 +100,12 @@ FD_PROC = 6
 FD_HOST_SELF = 7
 FD_PLANNER = 8
 FD_CTL = 9
+FD_NOTIFY = 10
+NOTIFY_MAGIC = 0x315946544f4e4250
+NOTIFY_ANSWER = 0
+NOTIFY_CONTINUE = 1
+NOTIFY_ADD = 2
+NOTIFY_ADD_AND_ANSWER = 3
 TRACE_MAGIC = 0x3145434152544250
 TRACE_HEADER_SIZE = 0x1000
 CHUNK_MAGIC = 0x4b4e4843
@@ -1863,4 +1869,126 @@ class PlanWanted:
         new = cls.__new__(cls)
         new.magic = values[0]
         new.key = PlanKey.unpack(values[1])
+        return new
+
+
+class NotifyRequest:
+    """`struct psb_notify_request`, 72 bytes."""
+
+    __slots__ = ("magic", "nr", "arch", "ip", "args",)
+    SIZE = 72
+    OFFSET = {
+        "magic": 0,
+        "nr": 8,
+        "arch": 12,
+        "ip": 16,
+        "args": 24,
+    }
+    _layout = Struct("<QIIQ6Q")
+
+    def __init__(
+        self,
+        *,
+        magic: int = 0,
+        nr: int = 0,
+        arch: int = 0,
+        ip: int = 0,
+        args: Sequence[int] = (),
+    ) -> None:
+        self.magic: int = magic
+        self.nr: int = nr
+        self.arch: int = arch
+        self.ip: int = ip
+        self.args: tuple[int, ...] = _filled(args, 6, "args")
+
+    def to_bytes(self) -> bytes:
+        return self._layout.pack(
+            self.magic,
+            self.nr,
+            self.arch,
+            self.ip,
+            *self.args,
+        )
+
+    @classmethod
+    def pack(
+        cls,
+        *,
+        magic: int = 0,
+        nr: int = 0,
+        arch: int = 0,
+        ip: int = 0,
+        args: Sequence[int] = (),
+    ) -> bytes:
+        return cls(
+            magic=magic,
+            nr=nr,
+            arch=arch,
+            ip=ip,
+            args=args,
+        ).to_bytes()
+
+    @classmethod
+    def unpack(cls, buf: Buffer, offset: int = 0) -> NotifyRequest:
+        values = cls._layout.unpack_from(buf, offset)
+        new = cls.__new__(cls)
+        new.magic = values[0]
+        new.nr = values[1]
+        new.arch = values[2]
+        new.ip = values[3]
+        new.args = values[4:10]
+        return new
+
+
+class NotifyAnswer:
+    """`struct psb_notify_answer`, 16 bytes."""
+
+    __slots__ = ("kind", "error", "value",)
+    SIZE = 16
+    OFFSET = {
+        "kind": 0,
+        "error": 4,
+        "value": 8,
+    }
+    _layout = Struct("<Iiq")
+
+    def __init__(
+        self,
+        *,
+        kind: int = 0,
+        error: int = 0,
+        value: int = 0,
+    ) -> None:
+        self.kind: int = kind
+        self.error: int = error
+        self.value: int = value
+
+    def to_bytes(self) -> bytes:
+        return self._layout.pack(
+            self.kind,
+            self.error,
+            self.value,
+        )
+
+    @classmethod
+    def pack(
+        cls,
+        *,
+        kind: int = 0,
+        error: int = 0,
+        value: int = 0,
+    ) -> bytes:
+        return cls(
+            kind=kind,
+            error=error,
+            value=value,
+        ).to_bytes()
+
+    @classmethod
+    def unpack(cls, buf: Buffer, offset: int = 0) -> NotifyAnswer:
+        values = cls._layout.unpack_from(buf, offset)
+        new = cls.__new__(cls)
+        new.kind = values[0]
+        new.error = values[1]
+        new.value = values[2]
         return new

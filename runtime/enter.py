@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pysandbox.runtime.enter_process import Wishes
     from pysandbox.runtime.hooks import Streams
     from pysandbox.runtime.kept import Kept
+    from pysandbox.runtime.launch_notify import Agent
 
 _CAP_SYS_ADMIN = 21
 # Name under /proc/PID/ns -> flag of setns(2), but for the pid namespace, which is for children.
@@ -84,6 +85,7 @@ class EntryPlan(Struct):
     roles: dict[int, int]
     path: str = ""
     stdio: tuple[int, ...] = ()
+    agent: Agent | None = None
 
 
 def run(options: Options, wishes: Wishes, warn: Callable[[str], None]) -> int:
@@ -143,6 +145,11 @@ def _make_plan(
     if wanted.selinux_label and not os.path.isdir("/sys/fs/selinux"):
         raise UnsupportedError("a process label is asked for, but SELinux is not enabled on this host")
     init = _open_init(state)
+    agent = None
+    if own.listener:
+        from pysandbox.runtime.launch_notify import Agent
+
+        agent = Agent(own.listener[0], own.listener[1])
     spaces = _spaces(state.pid)
     capabilities = CapabilitySets(wanted.capabilities, new_user=bool(spaces & native.CLONE_NEWUSER))
     for line in capabilities.warnings:
@@ -156,7 +163,8 @@ def _make_plan(
         spaces=spaces,
         user_first=bool(spaces & native.CLONE_NEWUSER) and not native.capget()[0] >> _CAP_SYS_ADMIN & 1,
         cgroup=_cgroup(state, options),
-        roles=_roles(own, policy),
+        roles=_roles(own, policy, agent),
+        agent=agent,
     )
 
 
@@ -206,7 +214,7 @@ def _cgroup(state: State, options: Options) -> cgroups.Cgroup:
     return cgroups.Cgroup(paths=paths)
 
 
-def _roles(own: Kept, policy: bytes) -> dict[int, int]:
+def _roles(own: Kept, policy: bytes, agent: Agent | None) -> dict[int, int]:
     roles = {
         abi.FD_KVM: launch_plan.open_kvm(),
         abi.FD_MONITOR: launch_vault.monitor_memfd(),
@@ -214,6 +222,8 @@ def _roles(own: Kept, policy: bytes) -> dict[int, int]:
         abi.FD_HOST_SELF: os.open("/proc/thread-self", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
         abi.FD_CTL: launch_vault.control_memfd(),
     }
+    if agent is not None:
+        roles[abi.FD_NOTIFY] = agent.asking
     if own.trace:
         try:
             roles[abi.FD_TRACE] = os.open(own.trace, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -253,6 +263,8 @@ def _start(
         # Whoever names a group means that one, and no other that might do.
         init = 0 if options.cgroup else state.pid
         joiner = launch_follow.Joiner(lambda: cgroups.enter(plan.cgroup, pid, init), pid, ours)
+        if plan.agent is not None:
+            plan.agent.tell(pid, state.oci())
         launch_follow.follow(
             ours, running, plan.process, joiner, warn, console_socket=options.console_socket, debug=options.debug
         )

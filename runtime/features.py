@@ -19,7 +19,7 @@ HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "post
 """In the order in which they are run."""
 
 # What the compiler takes and the monitor does not do: both answer ENOSYS.
-_ACTIONS_WITHOUT_EFFECT = frozenset(("SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE"))
+_ACTIONS_WITHOUT_EFFECT = frozenset(("SCMP_ACT_TRACE",))
 # Only has a meaning for notifications.
 _FLAGS_WITHOUT_EFFECT = frozenset(("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",))
 # Options that are no flags: what is done for them is in `mounts.parse_options`.

@@ -15,7 +15,7 @@ from pysandbox.oci.errors import ConfigError, StateError, host_reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from pysandbox.oci.state import Container
@@ -28,7 +28,7 @@ _MAX = 16 << 20
 
 class Kept(Struct):
     """`process`: of config.json, as parsed. `trace`: file, "" for none. `hooks`: those kinds that run after create, as
-    parsed. `personality`: domain, "" for none."""
+    parsed. `personality`: domain, "" for none. `listener`: path and metadata of the agent for SCMP_ACT_NOTIFY, or nothing."""
 
     process: Mapping[str, Any]
     trace: str
@@ -38,6 +38,7 @@ class Kept(Struct):
     keyring: bool
     personality: str
     hooks: Mapping[str, Any]
+    listener: Sequence[str] = ()
 
 
 _LATER_HOOKS = ("startContainer", "poststart", "poststop")
@@ -47,6 +48,7 @@ def keep(container: Container, plan: LaunchPlan, late: Late, raw: Mapping[str, A
     """Writes both files. `raw`: config.json as parsed."""
     personality = plan.spec.linux.personality
     hooks = raw.get("hooks", {})
+    seccomp = plan.spec.linux.seccomp
     value = {
         "process": raw["process"],
         "trace": "" if late.trace is None else os.readlink(f"/proc/self/fd/{late.trace}"),
@@ -55,6 +57,7 @@ def keep(container: Container, plan: LaunchPlan, late: Late, raw: Mapping[str, A
         "pin": plan.pin,
         "keyring": not plan.options.no_new_keyring,
         "personality": personality.domain if personality else "",
+        "listener": [seccomp.listener_path, seccomp.listener_metadata] if plan.agent is not None and seccomp else [],
         "hooks": {kind: hooks[kind] for kind in _LATER_HOOKS if hooks.get(kind)},
     }
     _write(container.directory, NAME, jsontext.dump(value).encode())
@@ -70,6 +73,8 @@ def load(directory: int, container_id: str) -> Kept:
         if not isinstance(kept.process, dict) or not isinstance(kept.hooks, dict) or not all(type(n) is int for n in numbers):
             raise TypeError("value of the wrong type")
         if not isinstance(kept.trace, str) or not isinstance(kept.personality, str):
+            raise TypeError("value of the wrong type")
+        if len(kept.listener) not in (0, 2) or not all(type(text) is str for text in kept.listener):
             raise TypeError("value of the wrong type")
         return kept
     except (TypeError, ConfigError) as error:

@@ -167,6 +167,8 @@ def start(
         late = launch_plan.open_late(plan)
         kept.keep(container, plan, late, raw)
         _send_late(ours, late)
+        if plan.agent is not None:
+            plan.agent.tell(pid, {**container.state.oci(), "pid": pid, "status": "creating"})
         more = _handlers(plan, pid, ours)
         more[launch_channel.HOOKS] = lambda _text, _fds: _run_hooks(plan, container, joiner, ours)
         launch_follow.follow(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pysandbox.oci.bundle import Bundle
     from pysandbox.oci.spec import Spec
+    from pysandbox.runtime.launch_notify import Agent
 
 _DISPATCH = {"auto": abi.DISPATCH_AUTO, "ring": abi.DISPATCH_RING, "exit": abi.DISPATCH_EXIT}
 _PIN = {"off": abi.PIN_OFF, "log": abi.PIN_LOG, "enforce": abi.PIN_ENFORCE}
@@ -75,11 +76,15 @@ class LaunchPlan(Struct):
     pin: int
     kvm: int
     host_self: int
+    agent: Agent | None = None
 
     @property
     def roles(self) -> dict[int, int]:
         """What goes into the vault besides `Late`: PSB_FD_* -> descriptor."""
-        return {abi.FD_KVM: self.kvm, abi.FD_HOST_SELF: self.host_self}
+        roles = {abi.FD_KVM: self.kvm, abi.FD_HOST_SELF: self.host_self}
+        if self.agent is not None:
+            roles[abi.FD_NOTIFY] = self.agent.asking
+        return roles
 
 
 class Late(Struct):
@@ -127,7 +132,19 @@ def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | Non
         cgroup=cgroups.plan(spec, options.id, options.cgroup_manager),
         kvm=open_kvm(),
         host_self=os.open("/proc/thread-self", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
+        agent=_agent(spec),
     )
+
+
+def _agent(spec: Spec) -> Agent | None:
+    seccomp = spec.linux.seccomp
+    if seccomp is None or not seccomp.listener_path:
+        return None
+    from pysandbox.runtime import launch_notify
+
+    if not launch_notify.wanted(seccomp):
+        return None
+    return launch_notify.Agent(seccomp.listener_path, seccomp.listener_metadata)
 
 
 def open_late(plan: LaunchPlan) -> Late:

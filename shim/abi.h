@@ -99,6 +99,13 @@
 #define PSB_FD_HOST_SELF 7  /* O_PATH|O_NOFOLLOW on the host procfs' `thread-self` symlink: tells host pid/tid */
 #define PSB_FD_PLANNER 8    /* SOCK_SEQPACKET to the planner (optional): requests of struct psb_plan_wanted */
 #define PSB_FD_CTL 9        /* memfd, struct psb_ctl: shared by the container's monitors */
+#define PSB_FD_NOTIFY 10    /* SOCK_SEQPACKET to who speaks with the agent (optional): requests of struct psb_notify_request */
+
+#define PSB_NOTIFY_MAGIC 0x315946544f4e4250 /* "PBNOTFY1" */
+#define PSB_NOTIFY_ANSWER 0         /* the call's result is `error`, or `value` when that is 0 */
+#define PSB_NOTIFY_CONTINUE 1       /* the call is made */
+#define PSB_NOTIFY_ADD 2            /* a descriptor is attached; `value`: close-on-exec. Its number goes back (int64_t) */
+#define PSB_NOTIFY_ADD_AND_ANSWER 3 /* and is the call's result */
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>
@@ -383,6 +390,21 @@ struct psb_plan_site {
 struct psb_plan_wanted {
 	uint64_t magic;
 	struct psb_plan_key key;
+};
+
+/* Verdict NOTIFY: a call that waits for an answer on the socket that is attached (SOCK_SEQPACKET). */
+struct psb_notify_request {
+	uint64_t magic;
+	uint32_t nr;
+	uint32_t arch;
+	uint64_t ip;
+	uint64_t args[6];
+};
+
+struct psb_notify_answer {
+	uint32_t kind; /* PSB_NOTIFY_* */
+	int32_t error;
+	int64_t value;
 };
 
 #endif /* __ASSEMBLER__ */

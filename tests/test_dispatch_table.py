@@ -15,6 +15,7 @@ POINTERS = {
     *("A_SADDR", "A_NEST", "A_STRV"),
 }
 FD = 5
+NOTIFY = 7  # PSB_VERDICT_NOTIFY
 FORBIDDEN = [LIMIT, LIMIT + 8, LIMIT + 0x1000, 0x7FFFFFFFF000, 0xFFFF800000000000, 2**64 - 1]
 
 
@@ -165,6 +166,23 @@ def test_numbers_are_the_kernels(d: Dispatcher) -> None:
     native = {int(n): name for name, n in re.findall(r"__NR_(\w+) (\d+)", header.read_text())}
     ours = {r.nr: r.name for r in d.rows()}
     assert {nr: name for nr, name in ours.items() if nr in native} == native
+
+
+def test_agents_decide(d: Dispatcher) -> None:
+    """On the thread; what an agent lets pass is made with the copied arguments, what is refused stays refused."""
+    nr, refused = number(d, "mkdir"), number(d, "ptrace")
+    d.poke(GUEST, b"/x\0")
+    for call, result, go_on, expected, made in (
+        (nr, -errno.ENOMEDIUM, 0, -errno.ENOMEDIUM, 0), (nr, 7, 0, 7, 0), (nr, 0, 1, 0, 1),
+        (refused, 0, 1, -errno.EPERM, 0), (refused, 5, 0, 5, 0), (400, 0, 1, -errno.ENOSYS, 0),
+    ):  # fmt: skip
+        d.lib.fake_policy(call, NOTIFY, 0)
+        d.lib.fake_agent(result, go_on)
+        assert d.call(call, GUEST, 0, may_block=False) == TO_TRAP
+        d.lib.fake_answer(0)
+        assert d.call(call, GUEST, 0) == expected
+        assert len(d.host_calls()) == made
+        assert all(arguments[0] != GUEST for _, arguments in d.host_calls())
 
 
 def test_policy_is_decided_before_the_call(d: Dispatcher) -> None:

@@ -302,8 +302,7 @@ static long denied(struct thread *t, const struct call *c, const struct decision
 		return -(long)(d->data > 4095 ? 4095 : d->data);
 	case PSB_VERDICT_TRAP:
 		return signal_sigsys(t, c->nr, d->data, c->ret_addr);
-	case PSB_VERDICT_TRACE: /* without a tracer the kernel says this, and so for an agent that is not there */
-	case PSB_VERDICT_NOTIFY:
+	case PSB_VERDICT_TRACE: /* without a tracer the kernel says this */
 		return -ENOSYS;
 	case PSB_VERDICT_KILL_THREAD:
 		thread_killed_by_policy(t);
@@ -317,6 +316,28 @@ static bool makes_the_call(const struct decision *d)
 	return d->verdict == PSB_VERDICT_ALLOW || d->verdict == PSB_VERDICT_LOG;
 }
 
+/* Signals are the thread's, and only it can wait for an agent. */
+static bool belongs_to_thread(const struct decision *d)
+{
+	return d->verdict == PSB_VERDICT_TRAP || d->verdict == PSB_VERDICT_KILL_THREAD || d->verdict == PSB_VERDICT_KILL_PROCESS ||
+	       d->verdict == PSB_VERDICT_NOTIFY;
+}
+
+/* The agent's decision. What it lets pass is made with the arguments that were copied before it was asked; what the table does not
+ * offer, no agent can allow. */
+static long notified(struct thread *t, const struct row *r, struct call *c, long marshalled)
+{
+	bool go_on;
+	long ret = notify_agent(t, c, &go_on);
+	if (!go_on)
+		return ret;
+	if (!r)
+		return -ENOSYS;
+	if (r->refuse)
+		return refuse(t, -(long)r->refuse);
+	return marshalled ? marshalled : perform(t, r, c);
+}
+
 long dispatch(struct thread *t, struct call *c)
 {
 	const struct row *r = row_of(c->nr);
@@ -325,14 +346,16 @@ long dispatch(struct thread *t, struct call *c)
 	if (!c->may_block && r && r->door == DOOR_TRAP)
 		return CALL_TO_TRAP;
 	struct decision d = decide(t, r, c);
-	if (!c->may_block && (d.verdict == PSB_VERDICT_TRAP || d.verdict == PSB_VERDICT_KILL_THREAD || d.verdict == PSB_VERDICT_KILL_PROCESS))
-		return CALL_TO_TRAP; /* signals belong to the thread; it decides and records again */
+	if (!c->may_block && belongs_to_thread(&d))
+		return CALL_TO_TRAP; /* it decides and records again */
 	static const struct row nothing;
 	long ret = marshal(t, r ? r : &nothing, c);
 	long lost = record(t, r, c, &d);
 	if (lost)
 		return lost; /* a call that cannot be recorded is not made */
 	c->recorded = true;
+	if (d.verdict == PSB_VERDICT_NOTIFY)
+		return notified(t, r, c, ret);
 	if (!makes_the_call(&d)) {
 		marshal_end(t); /* the thread may end in there */
 		return denied(t, c, &d);

@@ -84,6 +84,7 @@ struct proc {
 	int vault_fd;
 	int proc_fd;                /* O_PATH root of the container's procfs */
 	int store_fd, planner_fd;   /* plan store (O_RDONLY), planner socket; -1: none */
+	int notify_fd;              /* socket for calls that an agent decides; -1: none */
 	char exe_path[4096];        /* canonical path of the program, for /proc/self/exe */
 	u64 exe_dev, exe_ino;       /* identity of that file */
 	u64 monitor_dev, monitor_ino; /* identity of the monitor memfd, to recognise it when it is reached by a path */

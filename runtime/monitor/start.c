@@ -274,7 +274,7 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	procfs_start(p, &v);
 	proc_trace_start(p, &v, start);
 	plan_open(p, v.fd[PSB_FD_PLAN_INDEX], v.fd[PSB_FD_PLAN_STORE], v.fd[PSB_FD_PLANNER]);
-	vault_close(&v, 1u << PSB_FD_PROC | 1u << PSB_FD_PLAN_STORE | 1u << PSB_FD_PLANNER);
+	vault_close(&v, 1u << PSB_FD_PROC | 1u << PSB_FD_PLAN_STORE | 1u << PSB_FD_PLANNER | 1u << PSB_FD_NOTIFY);
 	fd_start(p, (const u64 *)((const char *)start + start->fds_off), start->nfds);
 	p->proc_fd = fd_move_high(p, v.fd[PSB_FD_PROC], true);
 	p->vm->fd = fd_move_high(p, p->vm->fd, true);
@@ -282,6 +282,7 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	const char *path = (const char *)start + start->path_off;
 	p->store_fd = v.fd[PSB_FD_PLAN_STORE] < 0 ? -1 : fd_move_high(p, v.fd[PSB_FD_PLAN_STORE], true);
 	p->planner_fd = v.fd[PSB_FD_PLANNER] < 0 ? -1 : fd_move_high(p, v.fd[PSB_FD_PLANNER], true);
+	p->notify_fd = v.fd[PSB_FD_NOTIFY] < 0 ? -1 : fd_move_high(p, v.fd[PSB_FD_NOTIFY], true);
 	struct program *prog = host_alloc(sizeof *prog);
 	if (!prog)
 		fatal("no memory");

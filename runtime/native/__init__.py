@@ -176,6 +176,11 @@ def mount_setattr(fd: int, flags: int, set_: int = 0, clear: int = 0, propagatio
     _check(_lib.psb_mount_setattr(fd, b"", flags | AT_EMPTY_PATH, set_, clear, propagation, userns_fd))
 
 
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """A close-on-exec copy of another process' descriptor (pidfd_getfd(2))."""
+    return _check(_lib.psb_pidfd_getfd(pidfd, number))
+
+
 def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
     return _check(_lib.psb_prctl(option, a, b, c, d))
 

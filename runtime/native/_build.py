@@ -21,6 +21,7 @@ long psb_umount2(const char *target, int flags);
 long psb_pivot_root(const char *new_root, const char *put_old);
 long psb_unshare(int flags);
 long psb_setns(int fd, int nstype);
+long psb_pidfd_getfd(int pidfd, int number);
 long psb_openat2(int dirfd, const char *path, unsigned long long flags, unsigned long long mode, unsigned long long resolve);
 long psb_open_tree(int dirfd, const char *path, unsigned int flags);
 long psb_move_mount(int from_dirfd, const char *from, int to_dirfd, const char *to, unsigned int flags);
@@ -85,6 +86,7 @@ static long psb_umount2(const char *target, int flags) { RESULT(umount2(target, 
 static long psb_pivot_root(const char *new_root, const char *put_old) { RESULT(syscall(SYS_pivot_root, new_root, put_old)); }
 static long psb_unshare(int flags) { RESULT(unshare(flags)); }
 static long psb_setns(int fd, int nstype) { RESULT(setns(fd, nstype)); }
+static long psb_pidfd_getfd(int pidfd, int number) { RESULT(syscall(438, pidfd, number, 0)); }
 static long psb_openat2(int dirfd, const char *path, unsigned long long flags, unsigned long long mode, unsigned long long resolve)
 {
 	struct psb_open_how how = {flags, mode, resolve};

@@ -114,7 +114,7 @@ def make_table(seccomp: Seccomp | Mapping[str, Any], *, warnings: list[str] | No
             if number > last:
                 last = number
             if verdict == abi.VERDICT_NOTIFY and name == "write":
-                raise ConfigError("SCMP_ACT_NOTIFY cannot be used for the write system call", pointer=where)
+                raise ConfigError("SCMP_ACT_NOTIFY cannot be used for the write syscall", pointer=where)
             if redundant:
                 continue
             tree = trees.get(number)

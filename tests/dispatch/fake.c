@@ -146,6 +146,24 @@ void thread_killed_by_policy(struct thread *t)
 	_Exit(99);
 }
 
+static struct {
+	long result;
+	bool go_on;
+} agent;
+
+void fake_agent(long result, int go_on)
+{
+	agent.result = result;
+	agent.go_on = go_on;
+}
+
+long notify_agent(struct thread *t, const struct call *c, bool *go_on)
+{
+	(void)t, (void)c;
+	*go_on = agent.go_on;
+	return agent.result;
+}
+
 long signal_sigsys(struct thread *t, u32 nr, u32 data, u64 call_addr)
 {
 	(void)t, (void)nr, (void)call_addr;
@@ -189,6 +207,7 @@ long fake_call(u32 nr, const u64 *args, int may_block);
 int fake_calls(void);
 long fake_called(int i, u64 *args);
 void fake_answer(long r);
+void fake_agent(long result, int go_on);
 int fake_row(u32 nr, char *name, u32 *out);
 void fake_publish(int fd, int class);
 int fake_published(int fd);

@@ -39,6 +39,9 @@ struct iovec_k {
 	u64 base, len;
 };
 
+/* Asks the agent and waits: true in *go_on when it leaves the call to be made, else the call's result. On the thread only. */
+long notify_agent(struct thread *t, const struct call *c, bool *go_on);
+
 /* An error that the monitor's own rules give, found out after the record was written: its verdict becomes "refused". */
 static inline long refuse(struct thread *t, long err)
 {
