@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from room import Done, Room
+from room import SYSTEM_PATH, Done, Room
 
 RUNTIMES = ("runc", "pysandbox")
 IMAGE = "local/busybox:1"
@@ -22,19 +22,23 @@ NOISE = re.compile(r"runc create failed: unable to start container process: |exe
 
 
 class Docker:
-    """`options`: of dockerd. Its images are in the room; its socket is where the client expects it."""
+    """`options`: of dockerd; `path`: directories where it looks for programs first; then those of $PSB_DOCKER, which may have
+    another version's dockerd and containerd. Its images are in the room; its socket is where the client expects it.
+    """
 
-    def __init__(self, room: Room, pysandbox: str, *options: str | Path, register: bool = True) -> None:
+    def __init__(self, room: Room, pysandbox: str, *options: str | Path, register: bool = True, path: str = "") -> None:
         self.room = room
         self.log = room.scratch / "dockerd.log"
         words = ["--data-root", "/run/room/docker", "--cgroup-parent", room.cgroup]
         words += ["--exec-opt", "native.cgroupdriver=cgroupfs"]
         if register:
             words += ["--add-runtime", f"pysandbox={pysandbox}"]
-        self.command = ["dockerd", *words, *map(str, options)]
+        self.env = {"PATH": ":".join(filter(None, (path, os.environ.get("PSB_DOCKER"), SYSTEM_PATH)))}
+        # By way of env(1), which looks the program up in this PATH.
+        self.command = ["env", "dockerd", *words, *map(str, options)]
 
     def start(self) -> None:
-        self.process = self.room.start(*self.command, log=self.log)
+        self.process = self.room.start(*self.command, log=self.log, env=self.env)
         self.wait(lambda: self("version", check=False).returncode == 0, "dockerd")
 
     def pid(self) -> int:

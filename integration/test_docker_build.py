@@ -98,6 +98,45 @@ def test_build(builders: list[Docker]) -> None:
     assert "refused" in results[1]
 
 
+BUILDKIT = f"""\
+FROM {IMAGE} AS first
+WORKDIR /app
+RUN --mount=type=cache,target=/cache echo cached >/cache/x; mount | grep -o ' /cache type [a-z0-9]*' >/app/out
+RUN --mount=type=tmpfs,target=/t touch /t/x && ls /t >>/app/out
+RUN --mount=type=bind,source=file,target=/bound cat /bound >>/app/out; id >>/app/out; hostname >>/app/out
+RUN ip -o addr | wc -l >>/app/out; cat /etc/hosts >>/app/out; grep Cap /proc/self/status >>/app/out
+RUN ls -l /dev | cut -c1-46 >>/app/out
+USER 7
+RUN id >/tmp/user; touch /not-mine 2>/dev/null || echo refused >>/tmp/user
+FROM {IMAGE}
+COPY --from=first /app /tmp /
+CMD ["cat", "/out", "/user"]
+"""
+
+
+def test_buildkit_takes_the_runc_of_its_path(
+    make_room: MakeRoom, pysandbox: str, runc: str, busybox_tar: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/runc").symlink_to(pysandbox)
+    results = []
+    for name, path in (("runc", ""), ("pysandbox", str(tmp_path / "bin"))):
+        docker = Docker(make_room(f"buildkit-{name}"), pysandbox, path=path)
+        docker.start()
+        docker.load(busybox_tar)
+        words = ["build", "--no-cache", "--tag", "built", context(docker, BUILDKIT)]
+        done = docker(*words, check=False, env={"DOCKER_BUILDKIT": "1"})
+        assert done.returncode == 0, done.stderr[-3000:]
+        results.append(docker("run", "--rm", "built").stdout)
+        failing = docker("build", context(docker, f"FROM {IMAGE}\nRUN exit 7\n"), check=False, env={"DOCKER_BUILDKIT": "1"})
+        assert "exit code: 7" in failing.stderr
+        traced = docker.room.run("ls", "/run/pysandbox/traces", check=False).stdout.split()
+        assert bool(traced) == (name == "pysandbox")
+        docker.stop()
+    assert results[1] == results[0]
+    assert "refused" in results[1]
+
+
 def test_a_step_that_fails(builders: list[Docker]) -> None:
     steps = {"echo before && exit 9": "code: 9", "no-such-program": "not found", '["/no/such"]': "no such file or directory"}
     for step, words in steps.items():
