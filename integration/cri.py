@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines_containerd import IMAGE, Containerd
+from engines_containerd import IMAGE
+from room import Room
 
 Message = Mapping[int, Any]
 POD, CONTAINER, NODE = 0, 1, 2  # NamespaceMode
@@ -71,15 +72,15 @@ class Failure(Exception):
 
 
 class Cri:
-    """The service of a containerd."""
+    """The service behind a socket in a room."""
 
-    def __init__(self, containerd: Containerd) -> None:
-        self.containerd = containerd
-        self.room = containerd.room
+    def __init__(self, room: Room, socket: str) -> None:
+        self.room = room
+        self.socket = socket
 
     def call(self, method: str, request: Message) -> dict[int, list[Any]]:
         script = Path(__file__).with_name("cri_call.py")
-        argv = self.room.argv("/usr/bin/python3", script, self.containerd.socket, f"RuntimeService/{method}")
+        argv = self.room.argv("/usr/bin/python3", script, self.socket, f"RuntimeService/{method}")
         done = subprocess.run(argv, input=encode(request), capture_output=True, check=False, timeout=120, env=self.room.env())
         if done.returncode:
             raise Failure(done.stderr.decode())

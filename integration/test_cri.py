@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import MakeRoom, need_programs
 from cri import CREATED, EXITED, NODE, POD, RUNNING, Container, Cri, Failure, Pod
-from engines_containerd import IMAGE, PAUSE, Containerd
+from engines_containerd import PAUSE, Containerd
 
 NETWORK = {
     "cniVersion": "0.4.0",
@@ -29,7 +29,7 @@ SERVER = "mkdir /www; echo page of $0 >/www/index.html; exec httpd -f -p 80 -h /
 
 
 @pytest.fixture(scope="module")
-def cri(make_room: MakeRoom, pysandbox: str, runc: str, busybox_tar: Path) -> Iterator[Cri]:
+def containerd(make_room: MakeRoom, pysandbox: str, runc: str, busybox_tar: Path) -> Iterator[Containerd]:
     need_programs("containerd", "ctr", "iptables")
     room = make_room("cri")
     packages = {"containernetworking-plugins": "/usr/lib/cni/bridge", "python3-grpcio": "/usr/lib/python3/dist-packages/grpc"}
@@ -41,11 +41,16 @@ def cri(make_room: MakeRoom, pysandbox: str, runc: str, busybox_tar: Path) -> It
     daemon = Containerd(room, {"runc": runc, "pysandbox": pysandbox})
     daemon.import_image(busybox_tar, namespace="k8s.io")
     daemon.import_image(busybox_tar, PAUSE, "k8s.io", "/bin/sleep 1000000")
-    yield Cri(daemon)
+    yield daemon
     left = room.run("ls", "/run/containerd/runc/k8s.io", check=False).stdout.split()
     daemon.stop()
     assert not [name for name in left if name not in ("traces", "@pending")]
     wait_for(lambda: not room.children(), "the end of all processes")
+
+
+@pytest.fixture(scope="module")
+def cri(containerd: Containerd) -> Cri:
+    return Cri(containerd.room, containerd.socket)
 
 
 @pytest.fixture(params=["runc", "pysandbox"])
@@ -213,15 +218,10 @@ def test_unknown_handler(cri: Cri) -> None:
         Pod(cri, "nosuch", "unknown")
 
 
-def test_daemon_restart(cri: Cri, pod: Pod) -> None:
+def test_daemon_restart(containerd: Containerd, pod: Pod) -> None:
     container = Container(pod, "stays", ["sleep", "1000"])
     container.start()
-    cri.containerd.stop()
-    cri.containerd.begin()
+    containerd.stop()
+    containerd.begin()
     assert container.status()[0] == RUNNING
     assert container.exec("echo", "hi") == (0, "hi\n", "")
-
-
-def test_images_are_the_ones_made_here(cri: Cri) -> None:
-    names = cri.room.run(*cri.containerd.argv("--namespace", "k8s.io", "images", "ls", "-q")).stdout.split()
-    assert {IMAGE, PAUSE} <= set(names)

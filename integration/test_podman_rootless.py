@@ -238,3 +238,17 @@ def test_kvm_refused(room: Room, pysandbox: str) -> None:
     assert done.returncode == 126
     assert "pysandbox: /dev/kvm is refused (permission denied): run as root or join the group that owns it" in done.stderr
     assert mend in room.run(*user, pysandbox, "doctor", check=False).stdout
+
+
+def test_installed(room: Room, pysandbox: str) -> None:
+    """What `pysandbox install podman` writes for a user is all that podman needs."""
+    user = user_words(UID, HOME, RUN)
+    podman = Podman(room, {}, "pysandbox", user)
+    room.run(*user, pysandbox, "install", "podman")
+    try:
+        import_image(podman, Path(f"{HOME}/podman/busybox.tar"), IMAGE)
+        assert podman("run", "--rm", "--sig-proxy=false", "--network", "none", IMAGE, "echo", "hi") == "hi"
+    finally:
+        podman("rmi", "--force", IMAGE)
+        room.run(*user, pysandbox, "install", "podman", "--undo")
+    assert podman.call("info").returncode != 0

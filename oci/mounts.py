@@ -149,7 +149,9 @@ def parse_options(options: tuple[str, ...]) -> Options:
             copy_up = True
         elif option in ("idmap", "ridmap"):
             recursive_idmap = option == "ridmap"  # which mapping, `Namespaces.idmaps` says
-        else:
+        elif "," in option and "context=" not in option:
+            data += _split(option)
+        elif option:  # an engine writes empty ones
             data.append(option)
     return Options(
         flags=flags,
@@ -160,6 +162,17 @@ def parse_options(options: tuple[str, ...]) -> Options:
         copy_up=copy_up,
         recursive_idmap=recursive_idmap,
     )
+
+
+def _split(option: str) -> list[str]:
+    """Several options in one string, as mount(2) takes them. overlay escapes commas of names, and undoes that itself."""
+    parts = [""]
+    for part in option.split(","):
+        if parts[-1].endswith("\\"):
+            parts[-1] += "," + part
+        else:
+            parts.append(part)
+    return [part for part in parts if part]
 
 
 def is_bind(mount: Mount, options: Options) -> bool:

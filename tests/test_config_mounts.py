@@ -162,6 +162,8 @@ SAME: list[tuple[str, list[Mount], str, Callable[[Config], object] | None]] = [
         "ls -ldn /new1 /new2 | cut -c1-30",
         None,
     ),
+    ("empty options", [mount("/m", "tmpfs", "t", "", "nosuid", ""), mount("/n", "bind", "/etc", "bind", "")], "ls /n", None),
+    ("several in one", [mount("/m", "tmpfs", "t", "size=1m,mode=700,uid=5")], "ls -ldn /m | cut -c1-30", None),
     ("read-only below /dev", [mount("/dev/foo", "tmpfs", "t", "ro")], "touch /dev/foo/x", None),
     ("read-only /dev", [], "touch /dev/x; ls /dev", lambda c: c["mounts"][1]["options"].append("ro")),
     (

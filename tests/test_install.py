@@ -257,7 +257,8 @@ def test_containerd_versions(install: Install, host: Path, pysandbox_command: li
     plugin = containerd_config(host, table)
     assert plugin["default_runtime_name"] == "pysandbox"
     handler = {"runtime_type": "io.containerd.runc.v2", "options": {"BinaryName": pysandbox_command[0]}}
-    assert plugin["runtimes"]["pysandbox"] == handler
+    # Without runc, which is built in only as long as the file has no runtimes, containerd's plugin would not start.
+    assert plugin["runtimes"] == {"runc": {"runtime_type": "io.containerd.runc.v2"}, "pysandbox": handler}
     assert (host / CONTAINERD).read_text().startswith(text)
     good(install("containerd", "--undo"))
     assert tree(host) == before
@@ -291,6 +292,7 @@ def test_containerd_of_a_cluster(install: Install, host: Path) -> None:
     assert plugin["default_runtime_name"] == "pysandbox"
     assert plugin["runtimes"]["pysandbox"]["options"]["SystemdCgroup"] is True
     assert plugin["snapshotter"] == "overlayfs"
+    assert set(plugin["runtimes"]) == {"runc", "pysandbox"}
     text = path.read_text()
     assert text.startswith(KUBERNETES.split("    default_runtime_name")[0])
     assert 'level = "info" # no newline at the end\n' in text

@@ -42,7 +42,9 @@ def plan(place: Place, wanted: Wanted) -> Change:
             raise conflict(path, wanted.name, found or "something else")
     else:
         systemd = toml.table(config, path, *keys, "containerd", "runtimes", "runc", "options").get("SystemdCgroup")
-        block = _block(keys, wanted, systemd=systemd is True)
+        # Without any in the file there is a built-in runc; the first that is written takes its place, and the plugin does not
+        # start without the default one.
+        block = ("" if runtimes else _runc_block(keys)) + _block(keys, wanted, systemd=systemd is True)
         text, *edit = toml.append(text, block)
         edits.append((edit[0], edit[1]))
         _merge(intended, toml.parse(block, path))
@@ -92,6 +94,10 @@ def _block(keys: tuple[str, str], wanted: Wanted, *, systemd: bool) -> str:
     lines = [_header(*name), f"runtime_type = {toml.quote(SHIM)}", "", _header(*name, "options")]
     lines += [f"BinaryName = {toml.quote(wanted.command)}"] + ["SystemdCgroup = true"] * systemd
     return "\n".join(lines) + "\n"
+
+
+def _runc_block(keys: tuple[str, str]) -> str:
+    return f"{_header(*keys, 'containerd', 'runtimes', 'runc')}\nruntime_type = {toml.quote(SHIM)}\n\n"
 
 
 def _by_hand(keys: tuple[str, str], wanted: Wanted) -> str:
