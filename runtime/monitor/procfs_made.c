@@ -2,6 +2,7 @@
 #include "procfs.h"
 #include "linux_abi.h"
 #include "mm.h"
+#include "signal.h"
 #include "syscalls/handlers.h"
 
 static void close_fd(long fd)
@@ -110,18 +111,68 @@ long make_limits(struct thread *t, int fd, char *buf, u64 cap)
 	return (long)out;
 }
 
-/* status: no_new_privs as the program has set it. */
+/* The value behind a key of `status`, which starts its line and ends in a tab; NULL if the kernel does not know the key. */
+static char *status_value(char *buf, const char *key)
+{
+	u64 n = strlen(key);
+	for (char *line = buf; (line = strchr(line, '\n')); line++)
+		if (!strncmp(line + 1, key, n))
+			return line + 1 + n;
+	return NULL;
+}
+
+/* Puts `text` in the place of a value, in a text of `n` bytes with room for it: the new length. */
+static u64 set_value(char *buf, u64 n, const char *key, const char *text)
+{
+	char *value = status_value(buf, key), *end = value ? strchr(value, '\n') : NULL;
+	if (!end)
+		return n;
+	u64 len = strlen(text), old = (u64)(end - value);
+	memmove(value + len, end, n - (u64)(end - buf) + 1);
+	memcpy(value, text, len);
+	return n - old + len;
+}
+
+/* Two faults are always caught by the monitor; the other bits of the masks are the program's own. */
+static void show_fault(char *mask, int signo, bool set)
+{
+	u32 bit = (u32)signo - 1;
+	char *digit = mask + 15 - bit / 4;
+	u32 value = *digit >= 'a' ? (u32)(*digit - 'a' + 10) : (u32)(*digit - '0');
+	value = (value & ~(1u << bit % 4)) | (u32)set << bit % 4;
+	*digit = "0123456789abcdef"[value & 15];
+}
+
+static void show_faults(const struct proc *p, char *buf)
+{
+	static const int faults[] = {SIGSEGV, SIGBUS};
+	char *caught = status_value(buf, "SigCgt:\t"), *ignored = status_value(buf, "SigIgn:\t");
+	for (u32 i = 0; caught && ignored && i < ARRAY_LEN(faults); i++) {
+		u64 handler = p->sig.action[faults[i]].handler;
+		show_fault(caught, faults[i], handler > SIG_IGN);
+		show_fault(ignored, faults[i], handler == SIG_IGN);
+	}
+}
+
+/* status: what the monitor is and does for itself is not shown: its threads, handlers, no_new_privs and seccomp filter. */
 long make_status(struct thread *t, int fd, char *buf, u64 cap)
 {
-	static const char key[] = "\nNoNewPrivs:\t";
-	long n = host_call(__NR_read, fd, buf, cap - 1);
-	if (n <= 0 || (u64)n == cap - 1)
+	enum { ROOM = 32 }; /* more than values can grow by */
+	const struct proc *p = t->proc;
+	const struct psb_policy *policy = p->policy;
+	long n = host_call(__NR_read, fd, buf, cap - ROOM);
+	if (n <= 0 || (u64)n == cap - ROOM)
 		return n < 0 ? n : -EIO;
 	buf[n] = 0;
-	for (char *line = buf; (line = strchr(line, '\n')); line++)
-		if (!strncmp(line, key, sizeof key - 1) && line[sizeof key - 1])
-			line[sizeof key - 1] = t->proc->no_new_privs ? '1' : '0';
-	return n;
+	char threads[24];
+	format(threads, sizeof threads, "%lu", (u64)p->nthreads);
+	bool filtered = policy->default_verdict != PSB_VERDICT_ALLOW || policy->nrules || policy->flags;
+	u64 len = set_value(buf, (u64)n, "NoNewPrivs:\t", p->no_new_privs ? "1" : "0");
+	len = set_value(buf, len, "Threads:\t", threads);
+	len = set_value(buf, len, "Seccomp:\t", filtered ? "2" : "0");
+	len = set_value(buf, len, "Seccomp_filters:\t", filtered ? "1" : "0");
+	show_faults(p, buf);
+	return (long)len;
 }
 
 #define MADE_MAX (16ul << 20)
