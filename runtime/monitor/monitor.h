@@ -183,6 +183,9 @@ _Noreturn void signal_die(struct thread *t, int signo);
  * partial result. */
 long blocking_call(struct thread *t, long nr, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f);
 
+/* --- proc.c: is this one of the program's threads? ---------------------------------------------------- */
+bool proc_has_thread(const struct proc *p, int tid);
+
 /* --- procfs.c: openat with all checks of what was opened; an unpublished host descriptor or -errno. ------- */
 long path_open(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode);
 

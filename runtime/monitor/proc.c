@@ -81,6 +81,7 @@ struct thread *thread_take(struct proc *p)
 	}
 	t->self = t;
 	t->proc = p;
+	t->tid = 0;
 	t->slot = (volatile struct psb_slot *)(p->mm->slots + t->index * PSB_SLOT_SIZE);
 	t->slot->post = PSB_SLOT_IDLE;
 	t->slot->pending = 0;
@@ -92,6 +93,16 @@ struct thread *thread_take(struct proc *p)
 	t->have_saved_sigmask = false;
 	t->robust_list = 0;
 	return t;
+}
+
+bool proc_has_thread(const struct proc *p, int tid)
+{
+	for (u32 i = 0; i < VCPU_MAX && threads.entry[i]; i++) {
+		const struct thread *t = threads.entry[i];
+		if (t->state != THREAD_FREE && t->proc == p && t->tid == tid)
+			return true;
+	}
+	return false;
 }
 
 void thread_give_back(struct thread *t)
@@ -157,6 +168,9 @@ static long clone_a_thread(struct thread *t, struct call *c, const struct clone_
 	if (!r)
 		r = clone_thread((q->flags & pass) | CLONE_SETTLS, (u8 *)n->stack + n->stack_len, (int *)q->ptid, (int *)q->ctid, n, thread_main, n);
 	signal_unblock(t);
+	int unknown = 0;
+	if (r > 0) /* it does so itself, but may not have run yet: whoever lists threads now shall find it */
+		__atomic_compare_exchange_n(&n->tid, &unknown, (int)r, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 	if (r < 0) {
 		atomic_fetch_sub(&p->nthreads, 1);
 		vcpu_release(p->vm, n);
@@ -468,61 +482,6 @@ long h_vfork(struct thread *t, struct call *c)
 	return clone_any(t, c, &q);
 }
 
-/* --- robust futexes ------------------------------------------------------------------------------------------------
- * The kernel would walk the guest's list at thread exit and change words it names, in the monitor's memory too if a forged
- * entry said so. So it never sees the list; we walk it with checked addresses. (A thread that dies by a signal leaves its
- * robust futexes locked.) */
-#define ROBUST_LIMIT 2048
-#define FUTEX_OWNER_DIED 0x40000000u
-#define FUTEX_WAITERS 0x80000000u
-#define FUTEX_TID_MASK 0x3fffffffu
-
-static void owner_died(struct thread *t, u64 va)
-{
-	u32 word;
-	if (va % 4 || copy_from_guest(&word, gptr_of(va), 4) || (word & FUTEX_TID_MASK) != (u32)t->tid)
-		return;
-	/* Written by a copy that may fault, not by an atomic: only this thread's own id stands there, and waiters only add a bit. */
-	u32 dead = (word & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
-	if (!copy_to_guest(gptr_of(va), &dead, 4) && word & FUTEX_WAITERS)
-		host_call(__NR_futex, va, 1 /* FUTEX_WAKE */, 1, 0, 0, 0);
-}
-
-static void release_robust_futexes(struct thread *t)
-{
-	u64 head[3], next;
-	if (!t->robust_list || copy_from_guest(head, gptr_of(t->robust_list), sizeof head))
-		return;
-	next = head[0];
-	for (u32 i = 0; i < ROBUST_LIMIT && (next & ~1ul) != t->robust_list && next; i++) {
-		u64 entry = next & ~1ul;
-		if (copy_from_guest(&next, gptr_of(entry), 8))
-			break;
-		if (entry != (head[2] & ~1ul))
-			owner_died(t, entry + head[1]);
-	}
-	if (head[2])
-		owner_died(t, (head[2] & ~1ul) + head[1]);
-	t->robust_list = 0;
-}
-
-long h_set_robust_list(struct thread *t, struct call *c)
-{
-	if (c->arg[1] != 24)
-		return -EINVAL;
-	t->robust_list = c->arg[0];
-	return 0;
-}
-
-long h_get_robust_list(struct thread *t, struct call *c)
-{
-	static const u64 size = 24;
-	if ((int)c->arg[0] != 0 && (int)c->arg[0] != t->tid)
-		return -EPERM;
-	long r = copy_to_guest(gptr_of(c->arg[2]), &size, 8);
-	return r ? r : copy_to_guest(gptr_of(c->arg[1]), &t->robust_list, 8);
-}
-
 /* --- credentials ----------------------------------------------------------------------------------------------------
  * They belong to the host thread, as in Linux (a C library carries a change to its other threads by itself). Only the ring server is
  * a thread the program does not know: it serves threads with its own credentials and gives way after a change. */
@@ -542,7 +501,7 @@ long proc_change_credentials(struct thread *t, long nr, const u64 arg[6])
 
 long h_exit_group(struct thread *t, struct call *c)
 {
-	release_robust_futexes(t);
+	robust_release(t);
 	proc_trace_exit(t->proc, t, (u64)(c->arg[0] & 0xff) << 8);
 	host_call(__NR_exit_group, c->arg[0]);
 	__builtin_unreachable();
@@ -551,7 +510,7 @@ long h_exit_group(struct thread *t, struct call *c)
 /* The calling thread ends alone; signals are blocked. */
 static _Noreturn void leave_program(struct thread *t)
 {
-	release_robust_futexes(t);
+	robust_release(t);
 	vcpu_release(t->proc->vm, t);
 	t->slot->post = PSB_SLOT_IDLE;
 	t->state = THREAD_LEAVING;

@@ -68,6 +68,9 @@ void cpuid_ask(struct thread *t);
 const struct psb_cpuid *cpuid_answers(void); /* CPUID_TABLE of them */
 void cpuid_take_answers(const struct psb_cpuid *answers);
 
+/* robust.c: what a thread that ends does with its list */
+void robust_release(struct thread *t);
+
 /* emulate.c: true or 0 when the program can go on */
 bool emulate_base_access(struct thread *t);
 bool emulate_vsyscall(struct thread *t, u64 va);

@@ -273,14 +273,15 @@ struct dirent_head {
 	u16 reclen;
 } __attribute__((packed));
 
-/* Directories of descriptors: drop numbers that are not published. */
+/* Directories of descriptors and threads: drop numbers that are the monitor's. */
 long procfs_filter_dirents(struct thread *t, int fd, u8 *buf, long len, bool old_layout)
 {
 	char path[512];
 	struct proc_name n;
 	if (canonical(t->proc, fd, path, sizeof path) < 0 || !parse_name(t->proc, path, &n) || !n.per_process || !n.own)
 		return len;
-	if (strcmp(n.rest, "fd") && strcmp(n.rest, "fdinfo"))
+	bool tasks = !strcmp(n.rest, "task");
+	if (!tasks && strcmp(n.rest, "fd") && strcmp(n.rest, "fdinfo"))
 		return len;
 	long in = 0, out = 0;
 	while (in + (long)sizeof(struct dirent_head) <= len) {
@@ -290,7 +291,7 @@ long procfs_filter_dirents(struct thread *t, int fd, u8 *buf, long len, bool old
 			break;
 		const char *name = (const char *)buf + in + (old_layout ? 18 : 19);
 		u32 k;
-		if (!number(name, &k) || fd_published(t->proc, (int)k)) {
+		if (!number(name, &k) || (tasks ? proc_has_thread(t->proc, (int)k) : fd_published(t->proc, (int)k))) {
 			memmove(buf + out, buf + in, h.reclen);
 			out += h.reclen;
 		}

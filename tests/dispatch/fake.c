@@ -171,6 +171,11 @@ long signal_sigsys(struct thread *t, u32 nr, u32 data, u64 call_addr)
 	return CALL_NO_RETURN;
 }
 
+bool proc_has_thread(const struct proc *p, int tid)
+{
+	return tid == p->pid;
+}
+
 long make_smaps(struct thread *t, int fd, char *buf, u64 cap)
 {
 	(void)t, (void)fd, (void)buf, (void)cap;

@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -101,3 +102,13 @@ print("size", fields(smaps)["Size"] == sizes // 1024 + 4 * sum("vsyscall" in lin
 print("rollup", {"Rss", "Pss", "Private_Dirty", "Swap"} <= set(rollup), 1000 < rollup["Rss"] < 100000)
 with open("/proc/self/coredump_filter", "r+", encoding="ascii") as file:
     print("filter", file.read(), file.write("0x33\n"))
+
+stop = threading.Event()
+workers = [threading.Thread(target=stop.wait) for _ in range(3)]
+for worker in workers:
+    worker.start()
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+print("tasks", {int(name) for name in os.listdir("/proc/self/task")} == {w.native_id for w in workers} | {os.getpid()})
+print([line for line in text("status") if line.startswith(("Threads", "SigIgn", "SigCgt"))], text("stat")[0].split()[19])
+stop.set()
