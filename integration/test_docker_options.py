@@ -80,6 +80,7 @@ def test_named_volumes_keep_and_share(docker: Docker, runtime: str) -> None:
 )
 def test_capabilities(docker: Docker, options: list[str]) -> None:
     script = f"{CAPS}; chown 1:1 /tmp; echo $?; ip link add d0 type veth peer name d1 2>/dev/null; echo $?; kill -0 1; echo $?"
+    script += "; ifconfig lo mtu 1400 2>/dev/null; echo $?; route add -net 9.9.9.0/24 dev eth0 2>/dev/null; route -n"
     docker.same(*options, IMAGE, "sh", "-c", script)
 
 
@@ -126,7 +127,8 @@ def test_seccomp_default_action(docker: Docker) -> None:
 
 
 def test_no_seccomp(docker: Docker) -> None:
-    assert docker.sh("mkdir /tmp/x && echo made", "--security-opt", "seccomp=unconfined") == "made\n"
+    out = docker.sh("mkdir /tmp/x && echo made; grep Seccomp /proc/self/status", "--security-opt", "seccomp=unconfined")
+    assert out == "made\nSeccomp:\t0\nSeccomp_filters:\t0\n"
 
 
 NEEDED = """execve exit exit_group write read brk mmap munmap mprotect arch_prctl set_tid_address set_robust_list rseq
