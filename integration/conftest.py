@@ -9,15 +9,13 @@ import importlib.util
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from docker_lab import Docker
-from room import Room
-
-TOP = Path(__file__).resolve().parent.parent
+from room import TOP, MakeRoom, Room, need_programs
 
 
 def _tests_conftest() -> ModuleType:
@@ -34,22 +32,14 @@ pysandbox_command = _tests.pysandbox_command
 busybox_rootfs = _tests.busybox_rootfs
 debian_rootfs = _tests.debian_rootfs
 
-MakeRoom = Callable[[str], Room]
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     problem = "needs root" if os.geteuid() != 0 else None
     kvm = _tests.kvm_problem()
     problem = problem or (f"needs KVM ({kvm})" if kvm else None)
-    for item in items if problem else ():
+    here = [item for item in items if item.path.is_relative_to(TOP / "integration")]
+    for item in here if problem else ():
         item.add_marker(pytest.mark.skip(reason=problem or ""))
-
-
-def need_programs(*names: str) -> None:
-    """Skips when one is missing: `make integration` installs them where the machine can."""
-    missing = [name for name in names if shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)} (hack/system-packages engines)")
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,17 @@ Needs root.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
 Done = subprocess.CompletedProcess[str]
 ADDRESS = "10.213.7.2"  # of the room's eth0, as in room_init.py
 TIMEOUT = 120.0  # seconds for one command
@@ -30,6 +34,7 @@ class Room:
     def __init__(self, scratch: Path, name: str) -> None:
         self.scratch = scratch
         self.cgroup = f"/psb-{name}-{os.getpid()}"
+        forget_the_dead()
         (scratch / "room").mkdir()
         (scratch / "home").mkdir()
         init = Path(__file__).with_name("room_init.py")
@@ -100,12 +105,30 @@ class Room:
         remove_groups(Path("/sys/fs/cgroup" + self.cgroup))
 
 
-def remove_groups(top: Path) -> None:
+MakeRoom = Callable[[str], Room]
+
+
+def need_programs(*names: str) -> None:
+    """Skips when one is missing: `make integration` installs them where the machine can."""
+    missing = [name for name in names if shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (hack/system-packages engines)")
+
+
+def forget_the_dead() -> None:
+    """Removes groups of rooms whose test run was killed: their processes are gone, and nobody else would."""
+    for group in (*Path("/sys/fs/cgroup").glob("psb-*-*"), *Path("/sys/fs/cgroup").glob("*/psb-*-*")):
+        pid = group.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            remove_groups(group, attempts=1)
+
+
+def remove_groups(top: Path, attempts: int = 200) -> None:
     """Removes a cgroup and those below; a group whose processes are about to be reaped is tried again."""
     if not top.is_dir():
         return
     for path, _, _ in os.walk(top, topdown=False):
-        for _ in range(200):
+        for _ in range(attempts):
             try:
                 os.rmdir(path)
                 break

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeRoom, need_programs
 from engines_podman import IMAGE, Podman, rootful
-from room import Done
+from room import Done, MakeRoom, need_programs
 
 CONTAINERFILE = f"""
 FROM {IMAGE} AS first

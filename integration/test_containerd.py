@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeRoom, need_programs
 from engines_containerd import Containerd, Ctr
+from room import MakeRoom, need_programs
 
 
 @pytest.fixture(scope="module")

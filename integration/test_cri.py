@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeRoom, need_programs
 from cri import CREATED, EXITED, NODE, POD, RUNNING, Container, Cri, Failure, Pod
 from engines_containerd import PAUSE, Containerd
+from room import MakeRoom, need_programs
 
 NETWORK = {
     "cniVersion": "0.4.0",

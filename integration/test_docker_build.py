@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeRoom, need_programs
 from docker_lab import DOCKER, IMAGE, Docker
+from room import MakeRoom, need_programs
 
 DOCKERFILE = f"""\
 FROM {IMAGE} AS first

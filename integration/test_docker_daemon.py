@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeRoom, need_programs
 from docker_lab import IMAGE, RUNTIMES, Docker
+from room import MakeRoom, need_programs
 
 MakeDocker = Callable[..., Docker]
 

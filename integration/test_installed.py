@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeRoom, need_programs
 from cri import RUNNING, Container, Cri, Failure, Pod
 from engines_containerd import IMAGE, write_image
 from engines_podman import ENVIRONMENT, prepare, remove_parent_groups
-from room import Room
+from room import MakeRoom, Room, need_programs
 
 PODMAN = ["podman", "--root", "/run/root", "--runroot", "/run/runroot", "--cgroup-manager=cgroupfs", "--events-backend=file"]
 LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"]  # podman's own need CAP_SYS_RESOURCE

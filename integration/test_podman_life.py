@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeRoom, need_programs
 from engines_podman import IMAGE, Podman, rootful, wait_for
+from room import MakeRoom, need_programs
 
 COUNTER = "i=0; while sleep 0.05; do i=$((i+1)); echo $i >/count; done"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeRoom, need_programs
 from engines_podman import IMAGE, Podman, rootful, wait_for
+from room import MakeRoom, need_programs
 
 SERVER = "mkdir /www; echo page of $0 >/www/index.html; exec httpd -f -p 80 -h /www"
 

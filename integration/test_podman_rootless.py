@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TOP, MakeRoom, need_programs
 from engines_podman import IMAGE, Podman, configure, import_image, prepare, wait_for
-from room import ADDRESS, Room
+from room import ADDRESS, TOP, MakeRoom, Room, need_programs
 
 UID, SUBORDINATE, KVM = 54321, 300000, 54399
 HOME = "/run/home"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import MakeRoom, need_programs
 from engines_podman import DEBIAN, IMAGE, Podman, rootful
+from room import MakeRoom, need_programs
 
 CGROUP = "cd /sys/fs/cgroup; cat"
 

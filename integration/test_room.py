@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from conftest import MakeRoom
-from room import ADDRESS, Room
+from room import ADDRESS, MakeRoom, Room
 from terminal import Terminal
 
 
