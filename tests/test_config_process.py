@@ -204,6 +204,13 @@ def test_every_rlimit(lab: Lab) -> None:
     assert "Max file locks            55" in out
 
 
+def test_little_address_space_and_a_large_stack(lab: Lab) -> None:
+    """The kernel's stack takes address space as it grows: a limit above RLIMIT_AS is none."""
+    limits = [("STACK", 9 << 30), ("AS", 1 << 30)]
+    change = process(rlimits=[{"type": f"RLIMIT_{name}", "soft": value, "hard": value} for name, value in limits])
+    assert lab.compare("ulimit -v; ulimit -s; sh -c 'head -c 1000000 /dev/zero | wc -c'", change) == "1048576\n9437184\n1000000\n"
+
+
 def test_hard_limit_that_may_not_be_raised(lab: Lab) -> None:
     change = process(rlimits=[{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2**40}])
     assert lab.error(change) == "pysandbox: error setting rlimit RLIMIT_NOFILE: operation not permitted\n"

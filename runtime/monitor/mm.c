@@ -606,6 +606,18 @@ void mm_fill(struct mm *mm, u64 start, u64 end)
 
 /* --- construction --------------------------------------------------------------------------------------- */
 
+#define RLIMIT_AS 9
+/* How much of the address space the stack gets. The kernel's grows as it is used; ours is mapped as a whole, and must leave most of
+ * what RLIMIT_AS allows to the program. */
+static u64 stack_size(u64 limit)
+{
+	u64 space[2] = {~0ul, ~0ul};
+	host_call(__NR_prlimit64, 0, RLIMIT_AS, 0, space);
+	u64 most = space[0] / 4 < 1ul << 30 ? space[0] / 4 : 1ul << 30;
+	u64 size = limit < most ? limit : most;
+	return size < (64ul << 10) ? 64ul << 10 : size;
+}
+
 /* Address-space layout. Two neighbourhoods, each starting in one chunk so that a small program needs two memory slots:
  * the program with its heap, and (top down) shim and slots, vDSO, stack, mmap area. Randomised like the kernel does: the
  * chunk by 2^17 or more, the place within by pages. */
@@ -614,7 +626,7 @@ static void choose_layout(struct mm *mm, u64 stack_limit)
 	u64 r = random_u64();
 	u64 zone = 0x400000000000ul + (r & 0x1ffff) % 0x30000 * CHUNK_SIZE;
 	u64 top = zone + CHUNK_SIZE - ((r >> 20) & 0xfff) * PAGE;
-	u64 size = stack_limit < (64ul << 10) ? 64ul << 10 : stack_limit > (1ul << 30) ? 1ul << 30 : stack_limit;
+	u64 size = stack_size(stack_limit);
 	mm->slots = top - VCPU_MAX * PSB_SLOT_SIZE;
 	mm->shim = mm->slots - PAGE;
 	mm->stack_top = mm->shim - 32 * PAGE; /* the vDSO goes in between */
