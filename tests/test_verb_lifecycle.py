@@ -231,6 +231,27 @@ def test_two_deletes(pair: list[Runtime]) -> None:
     assert runtime.left_over() == []
 
 
+def test_delete_by_regular_expression(pair: list[Runtime]) -> None:
+    """As crun: all whose ids match, and a failure of one is no reason to keep another."""
+    runtime = pair[0]
+    runtime.configure(["sleep", "1000"])
+    own, pids = runtime.id, []
+    for name in ("a1", "a2", "b1"):
+        runtime.id = f"{own}-{name}"
+        assert runtime.create() == 0, runtime.last_error()
+        pids.append(runtime.pid)
+    assert runtime.call("start", f"{own}-a1").returncode == 0
+    assert runtime.call("delete", "--regex", "a[0-9]$").returncode == 1
+    assert "is not stopped: running" in runtime.last_error()
+    assert sorted(runtime.call("list", "-q").stdout.split()) == [f"{own}-a1", f"{own}-b1"]
+    assert runtime.call("delete", "--regex", "[").returncode == 1
+    assert "'[' is not a regular expression" in runtime.last_error()
+    assert runtime.call("delete", "-f", "--regex", "nothing|b1").returncode == 0
+    assert runtime.call("delete", "--force", "--regex", own).returncode == 0
+    assert runtime.call("list", "-q").stdout == ""
+    assert [reap(pid) for pid in pids] == [-9, -9, -9]
+
+
 def test_unknown_container(pair: list[Runtime]) -> None:
     for verb in (["state"], ["start"], ["kill"], ["delete"], ["delete", "--force"]):
         seen = []
