@@ -98,7 +98,8 @@ def _run_one(hook: Hook, state: Mapping[str, Any], spawn: Callable[[Hook, Stream
             return f"hook ran past specified timeout of {float(hook.timeout or 0):.1f}s"
         if status == 0:
             return ""
-        return f"{_end(status)}, {streams.shown()}"
+        # The words of runc 1.1 behind those of later versions: whoever searches for either finds it.
+        return f"error running hook: {_end(status)}, {streams.shown()}"
     finally:
         streams.close()
 

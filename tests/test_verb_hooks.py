@@ -189,7 +189,8 @@ def test_failure_in_start(pair: list[Runtime], kind: str) -> None:
     assert runtime.create() == 0
     done = runtime.call("start", runtime.id)
     assert done.returncode == 1
-    assert f"error running {kind} hook #0: exit status 3, stdout: to-stdout, stderr: to-stderr" in runtime.last_error()
+    words = "error running hook: exit status 3, stdout: to-stdout, stderr: to-stderr"
+    assert f"error running {kind} hook #0: {words}" in runtime.last_error()
     assert reap(runtime.pid) == -9
     assert ran(told(runtime)) == (["poststart", "poststop"] if kind == "poststart" else ["poststop"])
     assert runtime.left_over() == []
@@ -274,7 +275,7 @@ def test_hook_killed_by_a_signal(pair: list[Runtime], kind: str) -> None:
         configure(runtime, {kind: [{"path": "/bin/sh", "args": ["sh", "-c", f"ulimit -c 0; kill -{signal} $$"]}]})
         if runtime.create() == 0:
             assert runtime.call("start", runtime.id).returncode == 1
-        assert f"error running {kind} hook #0: {words}" in runtime.last_error()
+        assert f"error running {kind} hook #0: error running hook: {words}" in runtime.last_error()
         runtime.clean()
 
 
