@@ -137,14 +137,19 @@ class Proxy:
         self._to_container = b""
         self._saved: list[object] | None = None
         self._input = True
-        if os.isatty(0):
-            import termios
+        import termios
 
+        # Lines end as the program ends them: what they end with on the caller's terminal is that one's matter, and where output
+        # goes to a file or a pipe they stay as they are.
+        modes = termios.tcgetattr(master)
+        modes[1] &= ~termios.ONLCR
+        termios.tcsetattr(master, termios.TCSANOW, modes)
+        if os.isatty(0):
             self._saved = termios.tcgetattr(0)
             raw = termios.tcgetattr(0)
             breaks = termios.IGNBRK | termios.BRKINT | termios.PARMRK
             raw[0] &= ~(breaks | termios.ISTRIP | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
-            raw[1] &= ~termios.OPOST
+            raw[1] |= termios.OPOST
             raw[2] = (raw[2] & ~(termios.CSIZE | termios.PARENB)) | termios.CS8
             raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
             raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0

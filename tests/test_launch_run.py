@@ -421,6 +421,25 @@ def test_terminal_in_the_foreground(box: Box) -> None:
     box.nothing_left()
 
 
+def test_terminal_with_its_output_in_a_pipe(box: Box) -> None:
+    """Lines are the program's, as with runc: no carriage returns."""
+    box.configure("tty; printf 'a\\r\\nb\\n'", process(terminal=True))
+    import pty
+
+    master, slave = pty.openpty()
+    outputs = [
+        subprocess.run(
+            ["setsid", "--ctty", *command, "run", "-b", str(box.bundle), BOX],
+            stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=box.env, check=True,
+        ).stdout
+        for command in (box.command(), ["runc"] if shutil.which("runc") else box.command())
+    ]  # fmt: skip
+    os.close(slave)
+    os.close(master)
+    assert outputs == [b"/dev/pts/0\na\r\nb\n"] * 2
+    box.nothing_left()
+
+
 def test_descriptors(box: Box) -> None:
     box.configure("ls /proc/self/fd; cat <&4; cat")
     read, write = os.pipe()
