@@ -97,4 +97,6 @@ def _capabilities(own: Mapping[str, Any], more: tuple[str, ...], warn: Callable[
     sets = {kind: list(own.get(kind, ())) for kind in ("bounding", "effective", "permitted", "inheritable", "ambient")}
     for kind in ("bounding", "effective", "permitted"):
         sets[kind] += [name for name in names if name not in sets[kind]]
+    # The kernel raises in the ambient set what is inheritable, too.
+    sets["ambient"] += [name for name in names if name in sets["inheritable"] and name not in sets["ambient"]]
     return sets

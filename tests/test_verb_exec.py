@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from verb_lab import Runtime, both, missing, reap, subreaper, wait_for
+from verb_lab import Change, Runtime, both, missing, reap, subreaper, wait_for
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
@@ -128,6 +128,24 @@ def test_errors(together: list[Runtime], args: tuple[str, ...], words: str) -> N
     for runtime in together:
         assert outcome(runtime, runtime.id, "sh", "-c", "ls -d /proc/[0-9]*/exe | wc -l")[1] != ""
         assert len(groups_of(runtime)) == 1
+
+
+def test_more_capabilities(pair: list[Runtime]) -> None:
+    """--cap: also in the ambient set where the container's are inheritable."""
+    seen = []
+    for runtime in pair:
+        runtime.clean()
+        few = ["CAP_CHOWN", "CAP_KILL"]
+        sets = {"bounding": [*few, "CAP_FOWNER"], "permitted": few, "effective": few}
+        change: Change = lambda config, sets=sets: config["process"].update(  # type: ignore[misc]  # noqa: E731
+            capabilities={**sets, "inheritable": ["CAP_CHOWN", "CAP_FOWNER"], "ambient": ["CAP_CHOWN", "CAP_KILL"]}
+        )
+        runtime.configure(["sleep", "1000"], change)
+        assert runtime.create() == 0, runtime.last_error()
+        assert runtime.call("start", runtime.id).returncode == 0
+        for more in ((), ("--cap", "CAP_FOWNER"), ("--cap", "CAP_NET_RAW")):
+            seen.append(outcome(runtime, *more, runtime.id, "grep", "Cap", "/proc/self/status"))
+    assert seen[:3] == seen[3:]
 
 
 def test_process_from_a_pipe(together: list[Runtime]) -> None:

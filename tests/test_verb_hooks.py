@@ -176,7 +176,7 @@ def test_failure_of_poststop_is_a_warning(pair: list[Runtime]) -> None:
         assert ran(told(runtime)) == ["poststop", "second"]
         lines = [json.loads(line) for line in runtime.log.read_text().splitlines()]
         assert lines[-1]["level"] == "warning"
-        assert "poststop hook #0: exit status 3" in lines[-1]["msg"]
+        assert "poststop hook #0: error running hook: exit status 3" in lines[-1]["msg"]
         assert runtime.left_over() == []
 
 
