@@ -126,6 +126,7 @@ def serve(sock: socket, fuse: int) -> None:
 def main() -> None:
     from socket import SO_PASSCRED, SOL_SOCKET, socket
 
+    os.closerange(FUSE + 1, 1 << 20)  # what the runtime's caller has let it inherit: somebody may wait for its end
     sock = socket(fileno=SOCKET)
     sock.setsockopt(SOL_SOCKET, SO_PASSCRED, 1)
     try:

@@ -332,6 +332,22 @@ def test_no_agent_can_allow_what_is_refused(pair: list[Runtime]) -> None:
     assert (made["verdict"], made["ret"]) == ("notify", 0)
 
 
+def test_no_descriptor_of_the_caller_is_kept(pair: list[Runtime]) -> None:
+    """Whoever waits for the end of a pipe that the runtime has inherited is not kept waiting."""
+    runtime = pair[0]
+    agent = Agent(runtime.bundle / "agent", lambda call: call.answer(flags=CONTINUE))
+    runtime.configure(["sleep", "1000"], asks(agent.path, "mkdir"))
+    reader, writer = os.pipe()
+    assert runtime.create(pass_fds=(writer,)) == 0, runtime.last_error()
+    os.close(writer)
+    assert select.select([reader], [], [], 20)[0]
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+    assert runtime.state()["status"] == "created"
+    runtime.clean()
+    agent.close()
+
+
 def test_nothing_stays(pair: list[Runtime]) -> None:
     """The process between ends soon after the container, whatever the agent does."""
     runtime = pair[0]
