@@ -613,7 +613,7 @@ static u64 stack_size(u64 limit)
 {
 	u64 space[2] = {~0ul, ~0ul};
 	host_call(__NR_prlimit64, 0, RLIMIT_AS, 0, space);
-	u64 most = space[0] / 4 < 1ul << 30 ? space[0] / 4 : 1ul << 30;
+	u64 most = space[0] / 16 < 1ul << 30 ? space[0] / 16 : 1ul << 30;
 	u64 size = limit < most ? limit : most;
 	return size < (64ul << 10) ? 64ul << 10 : size;
 }
