@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from docker_lab import IMAGE, RUNTIMES, Docker
@@ -140,3 +141,29 @@ def test_many_at_a_time(docker: Docker) -> None:
         script = f"for i in $(seq 24); do docker run --rm --runtime {runtime} {IMAGE} sh -c 'sleep 0.2; echo '$i & done; wait"
         done = docker.room.run("sh", "-c", script)
         assert sorted(done.stdout.split(), key=int) == [str(number) for number in range(1, 25)], done.stderr
+
+
+KILLER = """
+while test -e {flag}; do
+    ps -e -o pid,args | awk '/pysandbox.*(create|start|delete) / && !/awk/ {{ print $1 }}' | shuf -n 1 | xargs -r kill -9
+    sleep 0.0$((RANDOM % 9))
+done 2>/dev/null
+"""
+
+
+def test_a_runtime_that_is_killed_leaves_nothing(docker: Docker) -> None:
+    """SIGKILL for whatever pysandbox is doing, at any moment of many containers; dockerd cleans up, and goes on."""
+    flag = docker.room.scratch / "killing"
+    flag.touch()
+    killer = docker.room.start("bash", "-c", KILLER.format(flag=flag), log=docker.room.scratch / "killer.log")
+    script = f"for i in $(seq 16); do timeout 60 docker run --rm --runtime pysandbox {IMAGE} true & sleep 0.1; done; wait"
+    docker.room.run("bash", "-c", script, check=False)
+    flag.unlink()
+    killer.wait(timeout=30)
+    docker.room.run("bash", "-c", "docker ps --all --quiet | xargs --no-run-if-empty docker rm --force")
+    assert docker.run("pysandbox", IMAGE, "echo", "fine").stdout == "fine\n"
+    left = """cd /run/docker/runtime-runc/moby; ls | grep -v -e ^@ -e traces; ls @pending; grep merged /proc/self/mountinfo
+        ps -e -o args | grep -e [p]sb-waiter -e '^[t]rue'"""
+    docker.wait(lambda: not docker.room.run("sh", "-c", left, check=False).stdout, "everything to be gone")
+    groups = [path for path in Path("/sys/fs/cgroup").glob(f"*{docker.room.cgroup}/*") if path.is_dir()]
+    assert groups == []
