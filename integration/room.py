@@ -1,9 +1,10 @@
 """A room: namespaces of their own in which an engine runs, so that suites neither see each other nor change the host.
 
 A room has its own mounts, processes, network (`lo`, and `eth0` with ADDRESS), host name and IPC. Private are /run, /etc (a
-writable layer over the host's), /proc, /sys and the directories engines keep things in; other files are the host's, the same
-paths mean the same files. /run/room is on disk, empty at first, and its parents are open to every user. When the room closes, or
-the test run dies, everything in it is gone; only cgroups would stay, so the engine's groups are below `cgroup`, which is removed.
+writable layer over the host's), /proc, /sys, the records of `pysandbox install` and the directories engines keep things in; other
+files are the host's, the same paths mean the same files. /run/room is on disk, empty at first, and its parents are open to every
+user. When the room closes, or the test run dies, everything in it is gone; only cgroups would stay, so the engine's groups are
+below `cgroup`, which is removed.
 Needs root.
 """
 

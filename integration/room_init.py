@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 ADDRESS = "10.213.7.2"
+RECORDS = "/var/lib/pysandbox/install"
 
 
 def call(*command: str) -> None:
@@ -42,6 +43,9 @@ def mounts(scratch: str, hidden: list[str]) -> None:
             own = os.path.join(scratch, f"hidden-{number}")
             os.mkdir(own)
             call("mount", "--bind", own, path)
+    # Plans are shared with the host; what `pysandbox install` remembers is the room's own.
+    os.makedirs(RECORDS, exist_ok=True)
+    call("mount", "-t", "tmpfs", "tmpfs", RECORDS)
     call("mount", "--make-rshared", "/")  # as systemd leaves it: engines' shared and slave volumes need it
 
 

@@ -20,10 +20,7 @@ SANDBOX = "registry.k8s.io/pause:3.6"  # containerd's default
 @pytest.fixture
 def room(make_room: MakeRoom, request: pytest.FixtureRequest) -> Iterator[Room]:
     need_programs("podman", "containerd", "ctr", "iptables")
-    room = make_room(f"installed-{request.node.name.removeprefix('test_')}")
-    records = "/var/lib/pysandbox/install"
-    room.run("sh", "-ec", f"mkdir -p {records}; mount -t tmpfs tmpfs {records}")
-    yield room
+    yield make_room(f"installed-{request.node.name.removeprefix('test_')}")
     remove_parent_groups()
 
 

@@ -14,6 +14,8 @@ def test_a_room_has_its_own_etc_run_network_and_processes(make_room: MakeRoom) -
     room.run("sh", "-c", "echo mine >/etc/psb-room-test && echo mine >/run/psb-room-test")
     assert not Path("/etc/psb-room-test").exists()
     assert not Path("/run/psb-room-test").exists()
+    room.run("touch", "/var/lib/pysandbox/install/psb-room-test")
+    assert not Path("/var/lib/pysandbox/install/psb-room-test").exists()
     assert room.run("cat", "/etc/psb-room-test").stdout == "mine\n"
     assert ADDRESS in room.run("ip", "-4", "addr", "show", "eth0").stdout
     assert room.run("sh", "-c", "echo $$").stdout.strip() != str(os.getpid())
