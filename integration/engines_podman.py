@@ -13,6 +13,7 @@ from room import Done, Room
 from terminal import Terminal
 
 IMAGE = "localhost/busybox:1"
+PAUSE = "localhost/pause:1"  # of the first container of a pod
 DEBIAN = "localhost/debian:1"
 ENVIRONMENT = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 IDS = 100000  # first of the 65536 subordinate ids that `--userns auto` takes from
@@ -52,7 +53,7 @@ def configure(top: Path, pysandbox: str, run: str, driver: str = "overlay") -> d
         "[engine]\n"
         'runtime = "runc"\nevents_logger = "file"\ncgroup_manager = "cgroupfs"\n'
         'runtime_supports_json = ["runc", "crun", "pysandbox"]\n'
-        f'infra_image = "{IMAGE}"\ntmp_dir = "{run}/libpod"\nvolume_path = "{top}/volumes"\n'
+        f'infra_image = "{PAUSE}"\ntmp_dir = "{run}/libpod"\nvolume_path = "{top}/volumes"\n'
         f'[engine.runtimes]\npysandbox = ["{pysandbox}"]\n'
         f'[network]\nnetwork_config_dir = "{top}/networks"\n'
     )
@@ -102,8 +103,9 @@ class Podman:
         return self("inspect", "--format", "{{." + what + "}}", name)
 
 
-def import_image(podman: Podman, archive: Path, name: str) -> None:
-    podman("import", "-q", "-c", 'CMD ["/bin/sh"]', "-c", f"ENV {ENVIRONMENT}", str(archive), name)
+def import_image(podman: Podman, archive: Path, name: str, command: str = '["/bin/sh"]') -> None:
+    """`command`: in JSON."""
+    podman("import", "-q", "-c", f"CMD {command}", "-c", f"ENV {ENVIRONMENT}", str(archive), name)
 
 
 def remove_parent_groups() -> None:
@@ -121,6 +123,7 @@ def rootful(room: Room, pysandbox: str, images: Mapping[str, Path]) -> Iterator[
     podmans = {runtime: Podman(room, env, runtime) for runtime in ("runc", "crun", "pysandbox")}
     for name, archive in images.items():
         import_image(podmans["runc"], archive, name)
+    import_image(podmans["runc"], images[IMAGE], PAUSE, '["/bin/sleep","1000000"]')
     yield podmans
     names = podmans["runc"]("ps", "--all", "--format", "{{.Names}}").split()
     if names:

@@ -22,10 +22,18 @@ def call(*command: str) -> None:
 def mounts(scratch: str, hidden: list[str]) -> None:
     call("mount", "--make-rprivate", "/")
     call("mount", "-t", "proc", "proc", "/proc")
+    # runc believes in the first place where it sees a hierarchy, whoever mounted it there.
+    with open("/proc/self/mounts") as lines:
+        words = [line.split(" ") for line in lines]
+    for place in reversed([word[1] for word in words if word[2].startswith("cgroup")]):
+        if not place.startswith("/sys/fs/cgroup"):
+            call("umount", "--lazy", place)
     # /sys shows the network of whoever mounted it; the cgroups below it are the machine's and stay.
     kept = os.path.join(scratch, "cgroup")
     os.mkdir(kept)
     call("mount", "--rbind", "/sys/fs/cgroup", kept)
+    # Taken away, not only covered: podman meets covered mounts in the mount table and cannot unmount them.
+    call("umount", "--recursive", "--lazy", "/sys")
     call("mount", "-t", "sysfs", "sysfs", "/sys")
     call("mount", "--rbind", kept, "/sys/fs/cgroup")
     call("umount", "-R", kept)

@@ -46,7 +46,7 @@ def request(host: str) -> str:
 
 def test_published_ports(podman: Podman, box: str) -> None:
     podman("run", "-d", "--name", box, "-p", "18085:80", "-p", "127.0.0.1:18086:80", IMAGE, "sh", "-c", SERVER, "web")
-    assert podman("port", box).splitlines() == ["80/tcp -> 0.0.0.0:18085", "80/tcp -> 127.0.0.1:18086"]
+    assert sorted(podman("port", box).splitlines()) == ["80/tcp -> 0.0.0.0:18085", "80/tcp -> 127.0.0.1:18086"]
     from room import ADDRESS
 
     assert fetch(podman, ADDRESS, 18085) == "page of web\n"
