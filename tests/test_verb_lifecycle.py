@@ -231,11 +231,12 @@ def test_two_deletes(pair: list[Runtime]) -> None:
     assert runtime.left_over() == []
 
 
-def test_delete_by_regular_expression(pair: list[Runtime]) -> None:
+def test_delete_by_regular_expression(pair: list[Runtime], request: pytest.FixtureRequest) -> None:
     """As crun: all whose ids match, and a failure of one is no reason to keep another."""
     runtime = pair[0]
     runtime.configure(["sleep", "1000"])
     own, pids = runtime.id, []
+    request.addfinalizer(lambda: runtime.call("delete", "--force", "--regex", own))
     for name in ("a1", "a2", "b1"):
         runtime.id = f"{own}-{name}"
         assert runtime.create() == 0, runtime.last_error()
