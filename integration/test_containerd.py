@@ -208,7 +208,7 @@ def test_many_at_once(ctr: Ctr) -> None:
         command = [*ctr.containerd.argv(*ctr.run_words(f"m{number}", "--rm")), "echo", f"number-{number}"]
         words.append(" ".join(command) + " & ")
     done = ctr.room.run("sh", "-c", "".join(words) + "wait")
-    assert sorted(done.stdout.split()) == [f"number-{i}" for i in range(8)]
+    assert sorted(done.stdout.split()) == [f"number-{i}" for i in range(8)], done.stderr
 
 
 def test_nothing_is_left(containerd: Containerd) -> None:

@@ -341,4 +341,4 @@ def test_health_check(podman: Podman, box: str) -> None:
 def test_many_at_once(podman: Podman) -> None:
     command = " ".join(podman.argv("run", "--rm", "--sig-proxy=false", "--network", "none", IMAGE))
     done = podman.room.run("sh", "-c", f"for i in 1 2 3 4 5 6 7 8 9 10; do {command} echo number $i & done; wait")
-    assert sorted(done.stdout.splitlines()) == sorted(f"number {i}" for i in range(1, 11))
+    assert sorted(done.stdout.splitlines()) == sorted(f"number {i}" for i in range(1, 11)), done.stderr

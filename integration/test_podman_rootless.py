@@ -228,7 +228,7 @@ def test_pod(podman: Podman) -> None:
 def test_many_at_once(podman: Podman) -> None:
     command = " ".join(podman.argv("run", "--rm", "--sig-proxy=false", "--network", "none", IMAGE))
     done = podman.room.run("sh", "-c", f"for i in 1 2 3 4 5 6; do {command} echo number $i & done; wait")
-    assert sorted(done.stdout.splitlines()) == sorted(f"number {i}" for i in range(1, 7))
+    assert sorted(done.stdout.splitlines()) == sorted(f"number {i}" for i in range(1, 7)), done.stderr
 
 
 def test_kvm_refused(room: Room, pysandbox: str) -> None:
