@@ -265,6 +265,9 @@ clock_adjtime d p
 syncfs fd
 sendmmsg fd p x x
 getcpu p p p
+process_vm_readv d d d d d d
+process_vm_writev d d d d d d
+kcmp d d d d d
 sched_setattr d p x
 sched_getattr d p x x
 renameat2 atfd path atfd path x
