@@ -438,7 +438,9 @@ def test_a_dead_creators_child_that_holds_the_lock_is_killed(store: Store) -> No
 
 def test_an_owner_that_ends_while_it_is_looked_at(store: Store, sleeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its state is read while it creates, and when its pid is looked up it is done and gone."""
-    owner = ProcessId.of(subprocess.Popen(["true"]).pid)
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    owner = ProcessId.of(process.pid)
+    process.communicate()
     with store.create("c", **WHAT) as container:  # the lock is held, as by a process that inherited it
         container.set_init(sleeper.pid)
         stale = [container.state.replace(owner=owner)]

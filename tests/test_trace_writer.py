@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import multiprocessing
 import os
 import signal
@@ -42,6 +43,32 @@ def test_a_record_is_there_before_its_call_is_done(tmp_path: Path) -> None:
     assert event.tsc_end >= event.tsc > 0
     tracer.end(ref, 7)  # once is enough
     assert events(path)[0].ret == -2
+
+
+def test_attaching_while_others_make_the_file_longer(tmp_path: Path) -> None:
+    path = new_file(tmp_path / "t", size=4 * CHUNK)
+    library()  # takes a while
+    grower = os.fork()
+    if grower == 0:
+        try:
+            fd = os.open(path, os.O_RDWR)
+            header = mmap.mmap(fd, abi.TRACE_HEADER_SIZE)
+            at = abi.TraceHeader.OFFSET["nchunks"]
+            for count in range(5, 60_000):
+                os.ftruncate(fd, abi.TRACE_HEADER_SIZE + count * CHUNK)
+                header[at : at + 4] = count.to_bytes(4, "little")
+        finally:
+            os._exit(0)
+    try:
+        while os.waitpid(grower, os.WNOHANG) == (0, 0):
+            tracer = Tracer(path, DEAD)
+            assert tracer.error == 0
+            tracer.close()
+        grower = 0
+    finally:
+        if grower:
+            os.kill(grower, signal.SIGKILL)
+            os.waitpid(grower, 0)
 
 
 def test_payload_is_kept_and_cut(tmp_path: Path) -> None:

@@ -283,12 +283,13 @@ static long next_chunk(struct tracer *tr)
 
 /* --- attaching ----------------------------------------------------------------------------------- */
 
-static bool header_valid(const struct psb_trace_header *h, uint64_t file_size)
+/* `nchunks`: as read before the file's size, because others make the file longer first and count then. */
+static bool header_valid(const struct psb_trace_header *h, uint32_t nchunks, uint64_t file_size)
 {
 	return h->magic == PSB_TRACE_MAGIC && h->version == PSB_ABI_VERSION && h->mode <= PSB_TRACE_FULL &&
 	       h->chunk_size % PAGE == 0 && h->chunk_size >= CHUNK_MIN && h->chunk_size <= CHUNK_MAX &&
-	       WINDOW_BYTES % h->chunk_size == 0 && (h->nchunks || h->mode == PSB_TRACE_FULL) &&
-	       h->nchunks <= (file_size - PSB_TRACE_HEADER_SIZE) / h->chunk_size;
+	       WINDOW_BYTES % h->chunk_size == 0 && (nchunks || h->mode == PSB_TRACE_FULL) &&
+	       nchunks <= (file_size - PSB_TRACE_HEADER_SIZE) / h->chunk_size;
 }
 
 /* Behind an execve: the chunk that the same process was writing. */
@@ -324,8 +325,11 @@ long tracer_attach(struct tracer *tr, int fd, const struct psb_start *start, tra
 	if (IS_ERR(p))
 		return p;
 	struct psb_trace_header *h = (struct psb_trace_header *)p;
-	r = -EINVAL;
-	if (header_valid(h, stat[6])) {
+	uint32_t nchunks = LOAD(&h->nchunks);
+	r = host_call(__NR_fstat, fd, stat);
+	if (!r && !header_valid(h, nchunks, stat[6]))
+		r = -EINVAL;
+	if (!r) {
 		tr->mode = h->mode;
 		tr->chunk_size = h->chunk_size;
 		tr->room = h->chunk_size - (uint32_t)sizeof(struct psb_trace_chunk);
