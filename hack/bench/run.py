@@ -22,7 +22,7 @@ from typing import Any, TypedDict
 TOP = Path(__file__).resolve().parent.parent.parent
 HERE = TOP / "hack" / "bench"
 WORK = TOP / "build" / "bench"
-ROOTFS = TOP / "build" / "rootfs" / "debian"
+ROOTFS = (TOP / "build" / "rootfs" / "debian").resolve()  # runc takes no link
 HYBRID_CGROUP = "/sys/fs/cgroup/unified"
 TIMEOUT = 300  # seconds for one container
 HELD = 4  # processes whose memory is looked at
