@@ -137,10 +137,13 @@ bool emulate_vsyscall(struct thread *t, u64 va)
 	u64 which = (va - VSYSCALL_PAGE) / 1024, back;
 	if (va < VSYSCALL_PAGE || va % 1024 || which >= ARRAY_LEN(number) || r->rip != va || copy_from_guest(&back, gptr_of(r->rsp), 8))
 		return false;
+	call_begin(t);
 	t->call = (struct call){.nr = number[which], .door = PSB_DOOR_TRAP, .may_block = true, .site = va, .ret_addr = back};
 	const u64 a[6] = {r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9};
 	memcpy(t->call.arg, a, sizeof a);
 	long ret = dispatch(t, &t->call);
+	dispatch_done(t, &t->call, ret);
+	call_end(t);
 	if (ret == CALL_NO_RETURN)
 		return true;
 	r->rax = (u64)ret;

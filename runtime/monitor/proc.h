@@ -45,6 +45,11 @@ void proc_trace_fork(struct proc *p, int parent, u64 flags);
 void proc_trace_map(struct proc *p, int tid, u64 addr, u64 len, int fd, u64 offset);
 void proc_trace_exit(struct proc *p, struct thread *t, u64 status);
 
+/* run.c: around a call on the thread itself. The ring server may be on its slot right now, or behind the answer of the call before: until
+ * `busy` is taken, `call` and the scratch room are not the thread's. A holder that lost its CPU gets ours. */
+void call_begin(struct thread *t);
+void call_end(struct thread *t);
+
 /* ring.c */
 void ring_start(struct proc *p);
 void ring_note_trap(struct thread *t);     /* a call took the trap door at a jumpable site: wake the server if it pays */

@@ -155,8 +155,7 @@ static void finish_call(struct thread *t, struct call *c, long ret)
 	}
 }
 
-/* The ring server may be on this slot right now: whoever has `busy` serves it. A holder that lost its CPU needs ours. */
-static void take_busy(struct thread *t)
+void call_begin(struct thread *t)
 {
 	for (u32 round = 0;; round++) {
 		u32 zero = 0;
@@ -168,12 +167,17 @@ static void take_busy(struct thread *t)
 	}
 }
 
+void call_end(struct thread *t)
+{
+	atomic_store(&t->busy, 0);
+}
+
 static void handle_call(struct thread *t, u32 port)
 {
 	struct call *c = &t->call;
 	struct kvm_regs *r = &t->run->s.regs.regs;
 	if (port == PSB_PORT_CONT) {
-		take_busy(t);
+		call_begin(t);
 		u64 post = t->slot->post;
 		u8 state = (u8)post;
 		if (state == PSB_SLOT_DONE && !t->call_on_ring) {
@@ -209,13 +213,13 @@ static void handle_call(struct thread *t, u32 port)
 			c->door = PSB_DOOR_JUMP;
 			c->site = c->ret_addr = r->rcx;
 		}
-		take_busy(t); /* the server may be behind the previous call's answer, or on a slot posted by another thread's hand */
+		call_begin(t); /* the server may be behind the previous call's answer, or on a slot posted by another thread's hand */
 	}
 	counters.trap++;
 	c->may_block = true;
 	long ret = dispatch(t, c);
 	dispatch_done(t, c, ret);
-	atomic_store(&t->busy, 0);
+	call_end(t);
 	if (port == PSB_PORT_SHIM && !t->proc->mm->gs_given)
 		ring_note_trap(t);
 	finish_call(t, c, ret);
