@@ -346,10 +346,14 @@ int fd_move_high(struct proc *p, int fd, bool cloexec)
 	return (int)n;
 }
 
-/* Publishes the copy `fd` of a descriptor that was of this class before it was copied. Another thread may have closed or replaced
- * that one meanwhile: then the copy is looked at like any other. */
+/* Publishes the copy `fd` of a descriptor that was of this class before it was copied. Another thread may have replaced that one
+ * meanwhile: then the copy is looked at like any other. If it was closed, what was copied is its stand-in: see close_locked(). */
 static long publish_copy(struct thread *t, int fd, int from, enum fd_class class)
 {
+	if (unlikely(class_raw(t->proc, from) == ZOMBIE)) {
+		host_call(__NR_close, fd);
+		return -EBADF;
+	}
 	return class != FD_NONE && fd_class_of(t->proc, from) == class ? fd_publish_as(t, fd, class) : fd_publish(t, fd);
 }
 
