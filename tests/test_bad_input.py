@@ -83,7 +83,7 @@ class Lab:
 @pytest.fixture
 def lab(busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[Lab]:
     del busybox_rootfs  # config_lab copies it
-    with tempfile.TemporaryDirectory(prefix="bad-") as top:
+    with tempfile.TemporaryDirectory(prefix="bad-", ignore_cleanup_errors=True) as top:
         yield Lab(Path(top), pysandbox_command)
 
 
