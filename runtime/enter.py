@@ -258,7 +258,7 @@ def _start(
     theirs.close()
     if planner:
         os.close(planner[1])
-    running = launch_wait.Running(pid, signals, planner[0] if planner else None)
+    running = launch_wait.Running(pid, signals, warn, planner[0] if planner else None)
     try:
         # Whoever names a group means that one, and no other that might do.
         init = 0 if options.cgroup else state.pid
@@ -271,7 +271,7 @@ def _start(
         if options.pid_file:
             launch_follow.write_pid_file(options.pid_file, pid)
         if options.detach and planner and running.plans:
-            planners.spawn(planner[0], running.plans.writer_fd)
+            planners.spawn(planner[0], running.plans.writer_fd, warn)
     except BaseException:
         running.abort()
         raise

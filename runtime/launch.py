@@ -159,7 +159,7 @@ def start(
         start_socket.close()
     # No pid namespace whose end would take the rest along: then the launcher does.
     shared = not plan.namespaces.private("pid")
-    running = launch_wait.Running(pid, signals, planner[0], groups if shared else ())
+    running = launch_wait.Running(pid, signals, warn, planner[0], groups if shared else ())
     late: launch_plan.Late | None = None
     try:
         container.set_init(pid)
@@ -187,7 +187,7 @@ def start(
             launch_follow.write_pid_file(options.pid_file, pid)
         if not options.detach:
             launch_state.enter_foreground(container)
-        helpers = () if not options.detach or running.plans is None else (_spawn_planner(running.plans, planner[0]),)
+        helpers = () if not options.detach or running.plans is None else _spawn_planner(running.plans, planner[0], warn)
         container.commit("created" if options.wait else "started", *helpers)
     except BaseException:
         running.abort()
@@ -237,11 +237,14 @@ def _handlers(plan: LaunchPlan, pid: int, channel: Channel) -> dict[str, Callabl
     return handlers
 
 
-def _spawn_planner(plans: PlanSet, sock: int) -> Made:
+def _spawn_planner(plans: PlanSet, sock: int, warn: Callable[[str], None]) -> tuple[Made, ...]:
     from pysandbox.oci.state import Made, ProcessId
 
-    process = ProcessId.of(planners.spawn(sock, plans.writer_fd))
-    return Made(kind="process", pid=process.pid, start=process.start)
+    pid = planners.spawn(sock, plans.writer_fd, warn)
+    if pid is None:
+        return ()
+    process = ProcessId.of(pid)
+    return (Made(kind="process", pid=process.pid, start=process.start),)
 
 
 def _fork(plan: LaunchPlan, channel: Channel, become: Callable[[], NoReturn]) -> int:

@@ -11,7 +11,7 @@ from pysandbox.runtime import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pysandbox.runtime.launch_console import Proxy
     from pysandbox.runtime.rewriter.plans import PlanSet
@@ -45,8 +45,16 @@ class Signals:
 class Running:
     """A process of a container that is a child of the caller. `groups`: cgroups whose processes end with it."""
 
-    def __init__(self, pid: int, signals: Signals | None, planner: int | None = None, groups: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        pid: int,
+        signals: Signals | None,
+        warn: Callable[[str], None],
+        planner: int | None = None,
+        groups: Sequence[str] = (),
+    ) -> None:
         self.pid = pid
+        self._warn = warn
         self.plans: PlanSet | None = None
         self.proxy: Proxy | None = None
         self._groups = groups
@@ -135,7 +143,7 @@ class Running:
         if asked:
             from pysandbox.runtime import planner
 
-            planner.spawn(sock.detach(), self.plans.writer_fd)
+            planner.spawn(sock.detach(), self.plans.writer_fd, self._warn)
         else:
             sock.detach()
         os.close(fd)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import sys
 
-from pysandbox.oci.errors import LaunchError, from_os_error
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IDLE = 20.0
 """Seconds."""
@@ -28,17 +30,30 @@ def socket_pair() -> tuple[int, int]:
     return one.detach(), other.detach()
 
 
-def spawn(sock: int, index: int) -> int:
+def spawn(sock: int, index: int, warn: Callable[[str], None]) -> int | None:
     """Starts the waiter, outside of everything of the container; its pid. `sock`: planner's end, `index`:
-    `PlanSet.writer_fd`."""
+    `PlanSet.writer_fd`. None, with one warning, when the host refuses: programs run without plans, only slower, so a host
+    short of memory or processes does not end a container that runs."""
+    try:
+        return _spawn(sock, index)
+    except (OSError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "out of memory"
+        warn(f"start {_waiter()}: {reason}: programs are not planned from here on")
+        return None
+
+
+def _spawn(sock: int, index: int) -> int:
     import fcntl
 
     env = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    # None of them may stand where another has to go.
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (sock, index)]
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    places = [(null, 0), (null, 1), (null, 2), (high[0], SOCKET), (high[1], INDEX)]
+    opened: list[int] = []
     try:
+        # None of them may stand where another has to go.
+        for fd in (sock, index):
+            opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
+        opened.append(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+        sock, index, null = opened
+        places = [(null, 0), (null, 1), (null, 2), (sock, SOCKET), (index, INDEX)]
         return os.posix_spawn(
             _waiter(),
             [_waiter(), *_command()],
@@ -48,10 +63,8 @@ def spawn(sock: int, index: int) -> int:
             setsigmask=(),
             setsigdef=[signo for signo in range(1, 65) if signo not in (9, 19, 32, 33)],
         )
-    except OSError as error:
-        raise from_os_error(f"start {_waiter()}", error, LaunchError) from None
     finally:
-        for fd in (*high, null):
+        for fd in opened:
             os.close(fd)
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,70 @@ def using(store: Path) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def _no_more_memory(launcher: int, _group: Path) -> None:
+    resource.prlimit(launcher, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+
+
+def _no_more_processes(launcher: int, group: Path) -> None:
+    (group / "cgroup.procs").write_text(str(launcher))
+    (group / "pids.max").write_text("1")
+
+
+def _no_program(launcher: int, _group: Path) -> None:
+    waiter = Path(sys.executable).parent.parent / "lib"
+    (program,) = waiter.glob("python*/site-packages/pysandbox/runtime/psb-waiter")
+    subprocess.run(["nsenter", f"--mount=/proc/{launcher}/ns/mnt", "mount", "--bind", "/dev/null", program], check=True)
+
+
+@pytest.fixture
+def pids_group() -> Iterator[Path]:
+    group = Path(f"/sys/fs/cgroup/pids/verb-planner-{os.getpid()}")
+    group.mkdir()
+    yield group
+    group.rmdir()
+
+
+@pytest.mark.parametrize("verb", ["run", "exec"])
+@pytest.mark.parametrize(
+    ("refuse", "reason"),
+    [
+        (_no_more_memory, "Cannot allocate memory"),
+        (_no_more_processes, "Resource temporarily unavailable"),
+        (_no_program, "Permission denied"),
+    ],
+)
+def test_foreground_runs_on_without(
+    runtime: Runtime, pids_group: Path, verb: str, refuse: Callable[[int, Path], None], reason: str
+) -> None:
+    """The host refuses what the planner takes: one warning, and the program has its input, output and status."""
+    tmpfs = {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}
+    script = "cp /bin/busybox /tmp/busybox; echo x >>/tmp/busybox; echo ready; read line; /tmp/busybox echo $line; exit 7"
+
+    def change(config: Config) -> None:
+        config["mounts"].append(tmpfs)
+
+    runtime.configure(script if verb == "run" else ["sleep", "1000"], change)
+    argv = ["run", "-b", str(runtime.bundle), runtime.id]
+    if verb == "exec":
+        assert runtime.create() == 0
+        assert runtime.call("start", runtime.id).returncode == 0
+        argv = ["exec", runtime.id, "sh", "-c", script]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = ["unshare", "--mount", *runtime.argv(*argv)]
+    with subprocess.Popen(command, text=True, env=runtime.env, **pipes) as launcher:  # type: ignore[call-overload]
+        assert launcher.stdout.readline() == "ready\n"
+        refuse(launcher.pid, pids_group)
+        out, err = launcher.communicate("again\n", timeout=60)
+    assert (out, launcher.returncode) == ("again\n", 7)
+    assert err == ""
+    warnings = [line for line in map(json.loads, runtime.log.read_text().splitlines()) if line["level"] == "warning"]
+    assert [line["msg"].rpartition("psb-waiter: ")[2] for line in warnings] == [
+        f"{reason}: programs are not planned from here on"
+    ]
+    runtime.clean()
+    assert runtime.left_over() == []
 
 
 def test_exec_has_its_own(runtime: Runtime) -> None:
