@@ -192,10 +192,13 @@ def mount_all(
     joined: Callable[[], None],
     idmaps: dict[int, int],
     sources: list[int] | None = None,
+    *,
+    host: bool = False,
 ) -> Places:
     """Makes all mounts of config.json in order. `bundle`: what relative bind sources are relative to. `joined` is
     called before a mount that depends on the caller's cgroup: it returns when the caller is in it. `idmaps`: see
-    `Namespaces`. `sources`: what `open_source` made for each bind mount, where the caller cannot open them itself.
+    `Namespaces`. `sources`: what `open_source` made for each bind mount, where the caller cannot open them itself. `host`: in
+    the host's mount namespace, whose mounts are not slaves of anything: copies of them must become so here.
 
     Raises `ResourceError` naming the destination.
     """
@@ -211,6 +214,8 @@ def mount_all(
         try:
             if is_bind(mount, options):
                 tree = next(opened) if opened is not None else open_source(mount, options, bundle, idmaps.get(number))
+                if host:
+                    native.mount_setattr(tree, native.AT_RECURSIVE, propagation=native.MS_SLAVE)
                 top = _bind(root, mount, options, tree)
             else:
                 top = _mount_one(root, mount, options, spec, cgroup)
@@ -509,6 +514,7 @@ def _bind_onto(target: int, source: str, options: Options) -> int:
     """Closes `target`."""
     try:
         tree = native.open_tree(_AT_FDCWD, source, native.OPEN_TREE_CLONE | native.AT_RECURSIVE)
+        native.mount_setattr(tree, native.AT_RECURSIVE, propagation=native.MS_SLAVE)
         native.move_mount(tree, target)
     finally:
         os.close(target)

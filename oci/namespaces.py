@@ -89,6 +89,9 @@ def open_namespaces(spec: Spec) -> Namespaces:
         if os.path.samestat(os.fstat(fd), os.stat(f"/proc/self/ns/{KINDS[ns.type][1]}")):
             os.close(fd)  # the caller's own: nothing is asked for, and setns(2) refuses a user namespace
             continue
+        if ns.type == "mount" and _is_of_init(fd):
+            os.close(fd)
+            raise ConfigError(f"{ns.path} is the host's mount namespace", pointer=f"/linux/namespaces/{number}/path")
         join[ns.type] = fd
     return Namespaces(
         new=frozenset(new),
@@ -96,6 +99,24 @@ def open_namespaces(spec: Spec) -> Namespaces:
         idmaps=_idmaps(spec, join.get("user")),
         foreign_files="user" in join and bool(native.capget()[0] >> _CAP_SYS_ADMIN & 1),
     )
+
+
+def _is_of_init(namespace: int) -> bool:
+    """Whether it is the mount namespace of the host's first process, whose root a container's root would replace."""
+    try:
+        return os.path.samestat(os.fstat(namespace), os.stat("/proc/1/ns/mnt"))
+    except OSError:
+        return False  # not ours to see, so not ours to enter
+
+
+def check_mounts(namespaces: Namespaces, spec: Spec) -> None:
+    """What a container without a mount namespace of its own cannot have: its mounts would be the host's."""
+    if namespaces.private("mount"):
+        return
+    if spec.linux.masked_paths or spec.linux.readonly_paths:
+        raise ConfigError("unable to restrict sys entries without a private MNT namespace", pointer="/linux/namespaces")
+    if namespaces.user:
+        raise ConfigError("a user namespace needs a mount namespace beside it", pointer="/linux/namespaces")
 
 
 def check_sysctls(namespaces: Namespaces, spec: Spec) -> None:

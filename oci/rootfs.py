@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _INSIDE = native.RESOLVE_IN_ROOT | native.RESOLVE_NO_MAGICLINKS
 _MAX_LINKS = 40
+_AT_FDCWD = -100
 
 # linux.rootfsPropagation and the propagation options of mounts.
 PROPAGATION = {
@@ -149,6 +150,22 @@ def prepare_root(spec: Spec, rootfs: str) -> int:
         raise from_os_error(f"prepare root {rootfs}", error) from None
 
 
+def prepare_shared_root(rootfs: str, place: str) -> int:
+    """The root of a container without a mount namespace: a copy of the host's tree there, attached at the directory `place`
+    for whoever takes it back, so that neither the host's mounts nor their propagation change. O_PATH descriptor of it.
+    """
+    try:
+        tree = native.open_tree(_AT_FDCWD, rootfs, native.OPEN_TREE_CLONE | native.AT_RECURSIVE)
+        target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        native.move_mount(tree, target)
+        os.close(target)
+        # After the move: below a shared mount it made them shared, and the container's mounts would show elsewhere.
+        native.mount_setattr(tree, native.AT_RECURSIVE, propagation=native.MS_PRIVATE)
+        return tree
+    except OSError as error:
+        raise from_os_error(f"prepare root {rootfs}", error) from None
+
+
 def _make_parent_private(rootfs: str) -> None:
     """pivot_root refuses a shared parent mount; and what the container mounts there would reach the host."""
     place = os.path.realpath(rootfs)
@@ -182,6 +199,16 @@ def pivot(root: int) -> None:
         raise from_os_error("pivot_root", error) from None
     finally:
         os.close(old)
+
+
+def enter_shared_root(root: int) -> None:
+    """Instead of the pivot where the mount namespace is the host's: it has the host's root, and keeps it."""
+    try:
+        os.fchdir(root)
+        os.chroot(".")
+        os.chdir("/")
+    except OSError as error:
+        raise from_os_error("chroot", error) from None
 
 
 def move_root(root: int) -> None:

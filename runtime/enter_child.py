@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from pysandbox.oci import process, userns
+from pysandbox.oci import process, rootfs, userns
 from pysandbox.oci.errors import LaunchError, from_os_error
 from pysandbox.oci.places import Places
 from pysandbox.oci.spec import Personality
@@ -62,6 +62,9 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
     if user_space:
         userns.become_root()
         userns.become_root_group()
+    if plan.kept.root:
+        # A place in the state directory. Should the container have changed its own mounts, it is what it made of it.
+        rootfs.enter_shared_root(os.open(plan.kept.root, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
     channel.step("child process in init(): inside")
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     places = Places(root)

@@ -28,7 +28,8 @@ _MAX = 16 << 20
 
 class Kept(Struct):
     """`process`: of config.json, as parsed. `trace`: file, "" for none. `hooks`: those kinds that run after create, as
-    parsed. `personality`: domain, "" for none. `listener`: path and metadata of the agent for SCMP_ACT_NOTIFY, or nothing."""
+    parsed. `personality`: domain, "" for none. `listener`: path and metadata of the agent for SCMP_ACT_NOTIFY, or nothing.
+    `root`: directory on the host that is the container's root where its mount namespace is the host's, else ""."""
 
     process: Mapping[str, Any]
     trace: str
@@ -39,6 +40,7 @@ class Kept(Struct):
     personality: str
     hooks: Mapping[str, Any]
     listener: Sequence[str] = ()
+    root: str = ""
 
 
 _LATER_HOOKS = ("startContainer", "poststart", "poststop")
@@ -58,6 +60,7 @@ def keep(container: Container, plan: LaunchPlan, late: Late, raw: Mapping[str, A
         "keyring": not plan.options.no_new_keyring,
         "personality": personality.domain if personality else "",
         "listener": [seccomp.listener_path, seccomp.listener_metadata] if plan.agent is not None and seccomp else [],
+        "root": plan.shared_root,
         "hooks": {kind: hooks[kind] for kind in _LATER_HOOKS if hooks.get(kind)},
     }
     _write(container.directory, NAME, jsontext.dump(value).encode())
@@ -72,7 +75,7 @@ def load(directory: int, container_id: str) -> Kept:
         numbers = (kept.trace_mode, kept.dispatch, kept.pin)
         if not isinstance(kept.process, dict) or not isinstance(kept.hooks, dict) or not all(type(n) is int for n in numbers):
             raise TypeError("value of the wrong type")
-        if not isinstance(kept.trace, str) or not isinstance(kept.personality, str):
+        if not isinstance(kept.trace, str) or not isinstance(kept.personality, str) or not isinstance(kept.root, str):
             raise TypeError("value of the wrong type")
         if len(kept.listener) not in (0, 2) or not all(type(text) is str for text in kept.listener):
             raise TypeError("value of the wrong type")

@@ -131,6 +131,8 @@ def start(
         container.update(made=kept_made, data={**container.state.data, "cgroup": plan.cgroup.record()})
     # Joined groups have other processes, whose end is not this container's business.
     groups = [thing.path for thing in made if thing.kind == "cgroup" and thing.path not in refused]
+    if plan.shared_root:
+        _make_shared_root(plan.shared_root, container)
     cgroups.apply(plan.cgroup, plan.spec.linux.resources)
 
     # From here on signals wait: they are passed to the container once it exists.
@@ -200,6 +202,16 @@ def start(
     finally:
         ours.close()
     return running
+
+
+def _make_shared_root(place: str, container: Container) -> None:
+    from pysandbox.oci.state import Made
+
+    container.record(Made(kind="directory", path=place), Made(kind="mount", path=place))
+    try:
+        os.mkdir(place, 0o700)
+    except OSError as error:
+        raise from_os_error(f"make {place}", error, LaunchError) from None
 
 
 def _send_late(channel: Channel, late: launch_plan.Late) -> None:

@@ -14,7 +14,6 @@ import os
 
 from pysandbox.oci import devices, mounts, namespaces, process, rootfs
 from pysandbox.oci.errors import LaunchError, from_os_error
-from pysandbox.oci.places import Places
 from pysandbox.runtime import abi, launch_channel, launch_console, launch_exec, launch_proc, native
 from pysandbox.runtime.launch_plan import LATE_ROLES
 
@@ -22,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from pysandbox.oci.places import Places
     from pysandbox.runtime.launch_channel import Channel
     from pysandbox.runtime.launch_plan import LaunchPlan
 
@@ -44,6 +44,10 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
     if not plan.namespaces.user:
         set_oom_score(plan, channel)
     launch_exec.preload()
+    if "mount" in plan.namespaces.join:
+        # Its tree may be another one, and no friend's.
+        _preload_root()
+        launch_exec.seal_imports()
     made = ", ".join(sorted(plan.namespaces.new))
     channel.step(f"nsexec container setup: new namespaces {made}")
     namespaces.enter(plan.namespaces)
@@ -53,42 +57,45 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
 
     channel.step(f"child process in init(): root {plan.rootfs}")
     terminal: int | None = None
-    if "mount" in plan.namespaces.new:
-        places = build_root(plan, inbox)
-        root = places.root
-        proc = launch_proc.own_proc()
-        if spec.process.terminal:
-            terminal = launch_console.open_terminal(places, spec.process, channel)
-        channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
-        process.set_sysctls(spec, proc)
-        make_cwd(root, spec.process.cwd)
-        proc = launch_proc.container_proc(places, proc)
-        if any(hooks for _, hooks in spec.hooks):
-            _run_hooks(plan, channel, inbox, root)
-        mounts.finish_dev(places)
-        rootfs.readonly_paths(places, spec)
-        rootfs.mask_paths(places, spec)
-        launch_exec.seal_imports()
-        if options.no_pivot:
-            rootfs.move_root(root)
-        else:
-            rootfs.pivot(root)
-        rootfs.finish_root(spec)
+    places = build_root(plan, inbox)
+    root = places.root
+    proc = launch_proc.own_proc()
+    if spec.process.terminal:
+        terminal = launch_console.open_terminal(places, spec.process, channel)
+    channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
+    process.set_sysctls(spec, proc)
+    make_cwd(root, spec.process.cwd)
+    proc = launch_proc.container_proc(places, proc)
+    if any(hooks for _, hooks in spec.hooks):
+        _run_hooks(plan, channel, inbox, root)
+    mounts.finish_dev(places)
+    rootfs.readonly_paths(places, spec)
+    rootfs.mask_paths(places, spec)
+    launch_exec.seal_imports()
+    if plan.shared_root:
+        rootfs.enter_shared_root(root)
+    elif options.no_pivot:
+        rootfs.move_root(root)
     else:
-        launch_exec.seal_imports()
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        places = Places(root)
-        proc = launch_proc.own_proc()
-        if spec.process.terminal:
-            terminal = launch_console.open_terminal(places, spec.process, channel)
-        channel.send(launch_channel.ROOT, spec.process.args[0], (root,))
-        process.set_sysctls(spec, proc)
-        proc = launch_proc.container_proc(places, proc)
+        rootfs.pivot(root)
+    rootfs.finish_root(spec)
     roles = {**plan.roles, **dict(zip(LATE_ROLES, inbox.late(), strict=False)), abi.FD_PROC: proc}
     if planner is not None:
         roles[abi.FD_PLANNER] = planner
     channel.step("init: closing the pipe to signal completion follows; root and mounts are made")
     launch_exec.become(_program(plan), roles, inbox, channel, terminal=terminal, start_socket=start_socket)
+
+
+def _preload_root() -> None:
+    """All modules that making a root may need."""
+    import _socket  # noqa: F401
+    import select  # noqa: F401
+    import struct  # noqa: F401
+    import termios  # noqa: F401
+    import time  # noqa: F401
+
+    from pysandbox.oci import cgroups, copytree, userns  # noqa: F401
+    from pysandbox.runtime import hooks  # noqa: F401
 
 
 def _run_hooks(plan: LaunchPlan, channel: Channel, inbox: Inbox, root: int) -> None:
@@ -209,9 +216,12 @@ def build_root(plan: LaunchPlan, inbox: Inbox) -> Places:
     sources: list[int] | None = None
     if plan.namespaces.foreign_files:
         root, sources = inbox.sources(mounts.count_binds(spec))
+    elif plan.shared_root:
+        root = rootfs.prepare_shared_root(place, plan.shared_root)
     else:
         root = rootfs.prepare_root(spec, place)
-    places = mounts.mount_all(root, spec, plan.bundle, plan.cgroup, inbox.joined, plan.namespaces.idmaps, sources)
+    idmaps, shared = plan.namespaces.idmaps, bool(plan.shared_root)
+    places = mounts.mount_all(root, spec, plan.bundle, plan.cgroup, inbox.joined, idmaps, sources, host=shared)
     if devices.needs_dev(spec):
         devices.make_devices(places, spec)
         devices.own_null(places)

@@ -10,7 +10,7 @@ import os
 
 from pysandbox.oci import cgroups, devices, mounts, namespaces, process
 from pysandbox.oci._struct import Struct
-from pysandbox.oci.errors import BundleError, ConfigError, LaunchError, UnsupportedError, host_reason
+from pysandbox.oci.errors import BundleError, ConfigError, LaunchError, host_reason
 from pysandbox.runtime import abi, activation, launch_vault, native
 
 TYPE_CHECKING = False
@@ -79,6 +79,13 @@ class LaunchPlan(Struct):
     agent: Agent | None = None
 
     @property
+    def shared_root(self) -> str:
+        """Where the root of a container without a mount namespace is mounted on the host; "" for any other."""
+        if self.namespaces.private("mount"):
+            return ""
+        return os.path.join(os.path.abspath(self.options.root), self.options.id, "rootfs")
+
+    @property
     def roles(self) -> dict[int, int]:
         """What goes into the vault besides `Late`: PSB_FD_* -> descriptor."""
         roles = {abi.FD_KVM: self.kvm, abi.FD_HOST_SELF: self.host_self}
@@ -117,6 +124,7 @@ def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | Non
         raise BundleError(f"invalid rootfs: stat {rootfs}: {host_reason(error.errno)}", errno=error.errno) from None
     spaces = namespaces.open_namespaces(spec)
     namespaces.check_sysctls(spaces, spec)
+    namespaces.check_mounts(spaces, spec)
     annotations = spec.annotations
     trace_mode = _choice(annotations, "dev.pysandbox.trace", _TRACE, "ring")
     return LaunchPlan(
@@ -164,8 +172,6 @@ def check(spec: Spec, options: Options) -> None:
         raise LaunchError("cannot allocate tty if pysandbox will detach without setting console socket")
     if options.console_socket and not (spec.process.terminal and options.detach):
         raise LaunchError("cannot use console socket if pysandbox will not detach or allocate tty")
-    if spec.linux.namespace("mount") is None:
-        raise UnsupportedError("a container without a mount namespace is not supported (config.json: /linux/namespaces)")
     if spec.linux.namespace("user") is None and not native.capget()[0] >> _CAP_SYS_ADMIN & 1:
         raise LaunchError(
             "without root a container needs a user namespace (config.json: /linux/namespaces): see `pysandbox spec --rootless`"
