@@ -163,7 +163,7 @@ def _make_plan(
         spaces=spaces,
         user_first=bool(spaces & native.CLONE_NEWUSER) and not native.capget()[0] >> _CAP_SYS_ADMIN & 1,
         cgroup=_cgroup(state, options),
-        roles=_roles(own, policy, agent),
+        roles=_roles(own, policy, agent, os.path.join(options.root, state.id)),
         agent=agent,
     )
 
@@ -214,13 +214,13 @@ def _cgroup(state: State, options: Options) -> cgroups.Cgroup:
     return cgroups.Cgroup(paths=paths)
 
 
-def _roles(own: Kept, policy: bytes, agent: Agent | None) -> dict[int, int]:
+def _roles(own: Kept, policy: bytes, agent: Agent | None, directory: str) -> dict[int, int]:
     roles = {
         abi.FD_KVM: launch_plan.open_kvm(),
         abi.FD_MONITOR: launch_vault.monitor_memfd(),
         abi.FD_POLICY: launch_vault.sealed_memfd("pysandbox-policy", policy),
         abi.FD_HOST_SELF: os.open("/proc/thread-self", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
-        abi.FD_CTL: launch_vault.control_memfd(),
+        abi.FD_CTL: launch_vault.open_control(directory),
     }
     if agent is not None:
         roles[abi.FD_NOTIFY] = agent.asking

@@ -166,7 +166,7 @@ def start(
     try:
         container.set_init(pid)
         joiner = launch_follow.Joiner(lambda: cgroups.join(plan.cgroup, pid, plan.spec.linux.resources), pid, ours)
-        late = launch_plan.open_late(plan)
+        late = launch_plan.open_late(plan, container.directory)
         kept.keep(container, plan, late, raw)
         _send_late(ours, late)
         if plan.agent is not None:

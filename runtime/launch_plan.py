@@ -155,12 +155,12 @@ def _agent(spec: Spec) -> Agent | None:
     return launch_notify.Agent(seccomp.listener_path, seccomp.listener_metadata)
 
 
-def open_late(plan: LaunchPlan) -> Late:
+def open_late(plan: LaunchPlan, directory: int) -> Late:
     """Raises the error of a policy that does not compile, or of a trace that cannot be made. The trace comes last: an error
-    leaves none."""
+    leaves none. `directory`: the container's state directory."""
     return Late(
         monitor=launch_vault.monitor_memfd(),
-        control=launch_vault.control_memfd(),
+        control=launch_vault.control_file(directory),
         policy=_policy(plan.spec),
         trace=_trace(plan.options, plan.spec.annotations, plan.trace_mode),
     )

@@ -14,6 +14,7 @@ from pysandbox.runtime import abi
 _MFD_EXEC = 0x10
 _SEAL_ALL = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
 _MONITOR_FD = 1000
+_PAGE = 4096
 
 
 def sealed_memfd(name: str, content: bytes) -> int:
@@ -58,12 +59,28 @@ def monitor_memfd() -> int:
     return fd
 
 
-def control_memfd() -> int:
-    """struct psb_ctl, shared and writable by the container's monitors; its size is fixed."""
-    fd = os.memfd_create("pysandbox-ctl", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    _fill(fd, abi.Ctl.pack(version=abi.ABI_VERSION, ncpus=len(os.sched_getaffinity(0))))
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0x1 | 0x2 | 0x4)
+CONTROL = "monitors"
+
+
+def control_file(directory: int) -> int:
+    """struct psb_ctl with its records, shared and writable by the container's monitors: a file of the state directory, so
+    that those of `exec` find it."""
+    try:
+        fd = os.open(CONTROL, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        _fill(fd, abi.Ctl.pack(version=abi.CTL_VERSION, ncpus=len(os.sched_getaffinity(0))))
+        os.ftruncate(fd, _PAGE + abi.CTL_RECORDS * abi.CTL_RECORD)
+    except OSError as error:
+        raise from_os_error(f"make {CONTROL} in the state directory", error, LaunchError) from None
     return fd
+
+
+def open_control(directory: str) -> int:
+    """What `control_file` has made in this state directory."""
+    path = os.path.join(directory, CONTROL)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise from_os_error(f"open {path}", error, LaunchError) from None
 
 
 def make_vault(roles: dict[int, int]) -> int:

@@ -98,7 +98,7 @@
 #define PSB_FD_PROC 6       /* O_PATH directory: root of a procfs of the container's pid namespace */
 #define PSB_FD_HOST_SELF 7  /* O_PATH|O_NOFOLLOW on the host procfs' `thread-self` symlink: tells host pid/tid */
 #define PSB_FD_PLANNER 8    /* SOCK_SEQPACKET to the planner (optional): requests of struct psb_plan_wanted */
-#define PSB_FD_CTL 9        /* memfd, struct psb_ctl: shared by the container's monitors */
+#define PSB_FD_CTL 9        /* file ROOT/ID/monitors, O_RDWR: shared by the container's monitors (struct psb_ctl) */
 #define PSB_FD_NOTIFY 10    /* SOCK_SEQPACKET to who speaks with the agent (optional): requests of struct psb_notify_request */
 
 #define PSB_NOTIFY_MAGIC 0x315946544f4e4250 /* "PBNOTFY1" */
@@ -169,9 +169,14 @@ struct psb_start {
 	uint32_t reserved;
 };
 
-/* Shared by all monitors of one container; holds no authority, only scheduling hints and counters. */
+/* Shared by all monitors of one container: a page with this structure, then PSB_CTL_RECORDS records of PSB_CTL_RECORD bytes, one for a
+ * process (runtime/monitor/peer.h), which have memory from their first use on. */
+#define PSB_CTL_VERSION 2
+#define PSB_CTL_RECORDS 1024
+#define PSB_CTL_RECORD 8192
+
 struct psb_ctl {
-	uint32_t version;
+	uint32_t version;     /* PSB_CTL_VERSION */
 	uint32_t ncpus;       /* CPUs the container may use */
 	uint32_t spinners;    /* ring servers now polling */
 	uint32_t reserved;

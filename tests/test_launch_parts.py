@@ -115,8 +115,10 @@ def test_interpreter_loop(tmp_path: Path) -> None:
 # --- vault, start record, channel -------------------------------------------------------------------------------------
 
 
-def test_vault_survives_peeking() -> None:
-    policy, control = launch_vault.sealed_memfd("p", b"policy"), launch_vault.control_memfd()
+def test_vault_survives_peeking(tmp_path: Path) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    policy, control = launch_vault.sealed_memfd("p", b"policy"), launch_vault.control_file(directory)
+    os.close(directory)
     fd = launch_vault.make_vault({abi.FD_POLICY: policy, abi.FD_CTL: control})
     os.close(policy)
     sock = socket.socket(fileno=fd)

@@ -1,24 +1,14 @@
 /* execve: everything that can fail is done here, in the old program; then the host executes the monitor afresh with
  * the guest's argv and envp, and start.c loads what was opened here. */
 #include <elf.h>
+#include "linux_abi.h"
+#include "peer.h"
 #include "proc.h"
 #include "signal.h"
 #include "syscalls/handlers.h"
 
-#define O_CLOEXEC 02000000
-#define O_NONBLOCK 04000
-#define O_PATH 010000000
-#define AT_FDCWD (-100)
-#define AT_EMPTY_PATH 0x1000
-#define AT_EACCESS 0x200
-#define AT_SYMLINK_NOFOLLOW 0x100
 #define X_OK 1
-#define S_IFMT 0170000
-#define S_IFREG 0100000
-#define S_IFLNK 0120000
 #define ST_NOEXEC 8
-#define F_GETFD 1
-#define F_SETFD 2
 #define SCRIPT_DEPTH 5
 #define MAX_ARG_STRINGS 0x7fffffff
 
@@ -331,7 +321,9 @@ static long exec_now(struct thread *t, struct program *prog, const char *execfn,
 		host_call(__NR_fcntl, prog->exe_fd, F_SETFD, 0);
 		if (prog->interp_fd >= 0)
 			host_call(__NR_fcntl, prog->interp_fd, F_SETFD, 0);
+		peer_close(p);
 		r = signal_exec(t, (u64)(p->vault_fd - 1), (u64) "", (u64)argv, (u64)envp, AT_EMPTY_PATH);
+		peer_open(p);
 		host_call(__NR_fcntl, p->vault_fd, F_SETFD, 1);
 		host_call(__NR_close, p->vault_fd - 1);
 	}

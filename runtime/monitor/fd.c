@@ -19,6 +19,7 @@
 struct fdtab_tail {
 	_Atomic u16 use[FD_COUNT];
 	u32 high; /* no number at or above it was ever marked */
+	u32 stray; /* see sweep_stray(): the number + 1, 0: none */
 };
 #define TAB_BYTES FD_MAX
 _Static_assert(FD_COUNT + sizeof(struct fdtab_tail) <= TAB_BYTES, "descriptor table");
@@ -88,6 +89,17 @@ bool fd_hold(struct proc *p, int fd)
 	return false;
 }
 
+/* Closes the placeholder that a signal handler was the last to hold; the lock is held. */
+static void sweep_stray(struct proc *p)
+{
+	int fd = (int)tail(p)->stray - 1;
+	tail(p)->stray = 0;
+	if (class_raw(p, fd) == ZOMBIE && !atomic_load(&tail(p)->use[fd])) {
+		host_call(__NR_close, fd);
+		mark(p, fd, FD_NONE);
+	}
+}
+
 void fd_drop(struct proc *p, int fd)
 {
 	if (atomic_fetch_sub(&tail(p)->use[fd], 1) != 1 || likely(class_raw(p, fd) != ZOMBIE))
@@ -98,6 +110,29 @@ void fd_drop(struct proc *p, int fd)
 		mark(p, fd, FD_NONE);
 	}
 	lock_release(&p->fds.lock);
+}
+
+bool fd_hold_in_handler(struct proc *p, int fd)
+{
+	if (!in_table(fd))
+		return false;
+	atomic_fetch_add(&tail(p)->use[fd], 1);
+	if (fd_published(p, fd))
+		return true;
+	fd_drop_in_handler(p, fd);
+	return false;
+}
+
+/* The lock may be the interrupted code's: then the next close() tidies up. */
+void fd_drop_in_handler(struct proc *p, int fd)
+{
+	if (atomic_fetch_sub(&tail(p)->use[fd], 1) != 1 || likely(class_raw(p, fd) != ZOMBIE))
+		return;
+	tail(p)->stray = (u32)fd + 1;
+	if (lock_try(&p->fds.lock)) {
+		sweep_stray(p);
+		lock_release(&p->fds.lock);
+	}
 }
 
 /* Closes a published number; the lock is held. */
@@ -123,6 +158,8 @@ long fd_close(struct thread *t, int fd)
 {
 	struct proc *p = t->proc;
 	lock_acquire(&p->fds.lock);
+	if (unlikely(tail(p)->stray))
+		sweep_stray(p);
 	long r = fd_published(p, fd) ? close_locked(p, fd) : -EBADF;
 	lock_release(&p->fds.lock);
 	return r;

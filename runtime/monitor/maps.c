@@ -136,10 +136,16 @@ static bool take_line(void *ctx, const char *line)
 
 u64 mm_format_maps(struct proc *p, char *buf, u64 cap)
 {
-	struct maps m = {{buf, cap, 0}, p->mm};
 	lock_acquire(&p->mm->lock);
-	maps_each_line(p, "self/maps", take_line, &m);
+	u64 n = mm_format_maps_locked(p, buf, cap);
 	lock_release(&p->mm->lock);
+	return n;
+}
+
+u64 mm_format_maps_locked(struct proc *p, char *buf, u64 cap)
+{
+	struct maps m = {{buf, cap, 0}, p->mm};
+	maps_each_line(p, "self/maps", take_line, &m);
 	static const char vsyscall[] = "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n";
 	maps_emit(&m.w, vsyscall, sizeof vsyscall - 1); /* emulate.c */
 	return m.w.len;

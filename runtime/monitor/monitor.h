@@ -96,8 +96,12 @@ struct proc {
 	u64 nofile[2];              /* guest's RLIMIT_NOFILE, soft and hard. Owner: limits.c */
 	u64 auxv[64];               /* as given to the program */
 	u32 auxv_len;               /* bytes */
+	const char *environ;        /* as execve was given it: strings, one behind the other */
+	u64 environ_len;
 	struct ring ring;
 	struct lock exec_lock;      /* one execve at a time */
+	struct peer_record *peer;   /* what other processes may learn of this one, NULL: nothing. Owner: peer.c */
+	_Atomic u32 dumpable;       /* as the program sees it */
 	_Atomic u32 nthreads;       /* guest threads */
 };
 
@@ -122,6 +126,9 @@ struct thread {
 	bool have_saved_sigmask;
 	_Atomic u32 sig_pending;    /* a host signal was caught and waits in sig_info */
 	u8 sig_info[128];           /* siginfo_t of that signal */
+	bool peer_stat_valid;       /* peer_found() */
+	u64 peer_stat[18];
+	u32 asked;                  /* counts questions that its handler answered: peer.c */
 	u64 altstack_sp, altstack_size;
 	u32 altstack_flags;
 	/* host thread */
@@ -192,6 +199,7 @@ long path_open(struct thread *t, int dirfd, const char *path, u64 flags, u64 mod
 /* --- mm.c -------------------------------------------------------------------------------------------- */
 /* Text of /proc/self/maps as the guest should see it, into buf; bytes needed. smaps: adds nothing yet. */
 u64 mm_format_maps(struct proc *p, char *buf, u64 cap);
+u64 mm_format_maps_locked(struct proc *p, char *buf, u64 cap);
 /* True if va is mapped by the guest with PROT_EXEC etc.; for si_code and procfs. Returns PROT_* or -1. */
 int mm_prot_at(struct mm *mm, u64 va);
 

@@ -2,6 +2,7 @@
  *
  * A guest thread is a host thread with a vCPU; a forked process is a forked monitor with a new VM; a vfork child is a host process
  * that shares this memory and borrows the waiting parent's vCPU. */
+#include "peer.h"
 #include "proc.h"
 #include "shim_offsets.h"
 #include "signal.h"
@@ -95,6 +96,14 @@ struct thread *thread_take(struct proc *p)
 	return t;
 }
 
+/* One more or one less; how many there are now. */
+static u32 proc_count_threads(struct proc *p, int change)
+{
+	u32 n = atomic_fetch_add(&p->nthreads, (u32)change) + (u32)change;
+	peer_tell_status(p);
+	return n;
+}
+
 bool proc_has_thread(const struct proc *p, int tid)
 {
 	for (u32 i = 0; i < VCPU_MAX && threads.entry[i]; i++) {
@@ -163,7 +172,7 @@ static long clone_a_thread(struct thread *t, struct call *c, const struct clone_
 	n->sigmask = t->sigmask;
 	n->cred_gen = t->cred_gen;
 	n->slot->entry = trap_entry(p);
-	atomic_fetch_add(&p->nthreads, 1);
+	proc_count_threads(p, 1);
 	r = signal_block(t);
 	if (!r)
 		r = clone_thread((q->flags & pass) | CLONE_SETTLS, (u8 *)n->stack + n->stack_len, (int *)q->ptid, (int *)q->ctid, n, thread_main, n);
@@ -172,7 +181,7 @@ static long clone_a_thread(struct thread *t, struct call *c, const struct clone_
 	if (r > 0) /* it does so itself, but may not have run yet: whoever lists threads now shall find it */
 		__atomic_compare_exchange_n(&n->tid, &unknown, (int)r, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 	if (r < 0) {
-		atomic_fetch_sub(&p->nthreads, 1);
+		proc_count_threads(p, -1);
 		vcpu_release(p->vm, n);
 		thread_give_back(n);
 	}
@@ -238,6 +247,7 @@ static void become_forked_child(struct thread *t, const struct clone_request *q,
 		signal_clear_handlers(p);
 	proc_trace_fork(p, parent, q->flags);
 	signal_thread_start(t, NULL);
+	peer_open(p);
 	ring_process_runs(p, t);
 }
 
@@ -385,6 +395,7 @@ struct proc *cp_prepare(struct proc *cp, const struct proc *p)
 	cp->sig.lock = (struct lock){0};
 	cp->fds.lock = (struct lock){0};
 	cp->fds.class_of = NULL;
+	cp->peer = NULL;
 	tracer_init_child(&cp->tracer);
 	return cp;
 }
@@ -485,10 +496,22 @@ long h_vfork(struct thread *t, struct call *c)
 /* --- credentials ----------------------------------------------------------------------------------------------------
  * They belong to the host thread, as in Linux (a C library carries a change to its other threads by itself). Only the ring server is
  * a thread the program does not know: it serves threads with its own credentials and gives way after a change. */
+static void effective_ids(u32 ids[4])
+{
+	static const u16 ask[] = {__NR_geteuid, __NR_getegid, __NR_setfsuid, __NR_setfsgid}; /* the latter tell when they are given nonsense */
+	for (u32 i = 0; i < ARRAY_LEN(ask); i++)
+		ids[i] = (u32)host_call(ask[i], -1);
+}
+
 long proc_change_credentials(struct thread *t, long nr, const u64 arg[6])
 {
 	static _Atomic u32 generation;
+	u32 before[4], after[4];
+	effective_ids(before);
 	long r = host_call(nr, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
+	effective_ids(after);
+	if (memcmp(before, after, sizeof before)) /* as commit_creds() does */
+		peer_set_dumpable(t->proc, false);
 	if (r >= 0) {
 		t->cred_gen = atomic_fetch_add(&generation, 1) + 1;
 		ring_retire(t->proc);
@@ -503,6 +526,7 @@ long h_exit_group(struct thread *t, struct call *c)
 {
 	robust_release(t);
 	proc_trace_exit(t->proc, t, (u64)(c->arg[0] & 0xff) << 8);
+	peer_gone(t->proc);
 	host_call(__NR_exit_group, c->arg[0]);
 	__builtin_unreachable();
 }
@@ -526,7 +550,7 @@ long h_exit(struct thread *t, struct call *c)
 {
 	if (signal_block(t)) /* one is held: deliver it first, then exit again */
 		return -ERESTARTNOINTR;
-	if (atomic_fetch_sub(&t->proc->nthreads, 1) == 1)
+	if (!proc_count_threads(t->proc, -1))
 		h_exit_group(t, c);
 	leave_program(t);
 }
@@ -534,7 +558,7 @@ long h_exit(struct thread *t, struct call *c)
 void thread_killed_by_policy(struct thread *t)
 {
 	signal_thread_end(t);
-	if (atomic_fetch_sub(&t->proc->nthreads, 1) == 1)
+	if (!proc_count_threads(t->proc, -1))
 		signal_die(t, SIGSYS);
 	leave_program(t);
 }

@@ -10,6 +10,7 @@
 #include "mm.h"
 #include "monitor.h"
 #include "kvm.h"
+#include "peer.h"
 #include "procfs.h"
 #include "vault.h"
 #include "syscalls/handlers.h"
@@ -28,7 +29,7 @@ static void close_fd(long fd)
 		host_call(__NR_close, fd);
 }
 
-static long canonical(struct proc *p, int fd, char *buf, u64 cap)
+long procfs_canonical(struct proc *p, int fd, char *buf, u64 cap)
 {
 	char link[32];
 	fd_link(link, fd);
@@ -38,7 +39,7 @@ static long canonical(struct proc *p, int fd, char *buf, u64 cap)
 	return n;
 }
 
-static bool is_procfs(int fd)
+bool procfs_is(int fd)
 {
 	struct statfs_k fs;
 	return !host_call(__NR_fstatfs, fd, &fs) && fs.type == PROC_SUPER_MAGIC;
@@ -46,16 +47,7 @@ static bool is_procfs(int fd)
 
 /* --- names --------------------------------------------------------------------------------------------------------- */
 
-/* /proc/PID/... or /proc/PID/task/TID/...: what follows, and whose it is. */
-struct proc_name {
-	bool per_process;
-	bool own;
-	bool task;        /* through task/TID */
-	u32 pid;
-	const char *rest; /* "", "status", "fd/3", "net/tcp"; top level: path below /proc/ */
-};
-
-static const char *number(const char *s, u32 *out)
+const char *procfs_number(const char *s, u32 *out)
 {
 	u64 n = 0;
 	const char *p = s;
@@ -70,20 +62,20 @@ static const char *skip_slash(const char *s)
 	return *s == '/' ? s + 1 : s;
 }
 
-static bool parse_name(struct proc *p, const char *path, struct proc_name *n)
+bool procfs_parse(struct proc *p, const char *path, struct proc_name *n)
 {
 	memset(n, 0, sizeof *n);
 	if (strncmp(path, "/proc", 5) || (path[5] && path[5] != '/'))
 		return false;
 	n->rest = skip_slash(path + 5);
-	const char *after = number(n->rest, &n->pid);
+	const char *after = procfs_number(n->rest, &n->pid);
 	if (!after)
 		return true;
 	n->per_process = true;
 	n->own = n->pid == (u32)p->pid;
 	n->rest = skip_slash(after);
 	u32 tid;
-	if (!strncmp(n->rest, "task/", 5) && (after = number(n->rest + 5, &tid))) {
+	if (!strncmp(n->rest, "task/", 5) && (after = procfs_number(n->rest + 5, &tid))) {
 		n->task = true;
 		n->rest = skip_slash(after);
 	}
@@ -115,9 +107,9 @@ static const struct rule rules[] = {
 	{"coredump_filter", OWN, NULL},
 	{"cpu_resctrl_groups", OWN | OTHERS, NULL},
 	{"cpuset", OWN | OTHERS, NULL},
-	{"environ", OWN | OTHERS, NULL},
-	{"fd", OWN, NULL},
-	{"fdinfo", OWN | TREE, NULL},
+	{"environ", OWN | OTHERS | MADE | MADE_OWN, make_environ},
+	{"fd", OWN | OTHERS, NULL},
+	{"fdinfo", OWN | OTHERS | TREE, NULL},
 	{"gid_map", OWN | OTHERS, NULL},
 	{"io", OWN | OTHERS, NULL},
 	{"limits", OWN | OTHERS | MADE | MADE_OWN, make_limits},
@@ -140,7 +132,7 @@ static const struct rule rules[] = {
 	{"smaps_rollup", OWN | MADE, make_smaps_rollup},
 	{"stat", OWN | OTHERS | MADE, make_stat},
 	{"statm", OWN | OTHERS, NULL},
-	{"status", OWN | OTHERS | MADE | MADE_OWN, make_status},
+	{"status", OWN | OTHERS | MADE, make_status},
 	{"task", OWN | OTHERS, NULL},
 	{"timens_offsets", OWN | OTHERS, NULL},
 	{"timers", OWN, NULL},
@@ -176,7 +168,7 @@ static bool top_refused(const char *rest)
 
 /* Is the file that is called `path` really the one of that name in the container's procfs? Mounts can give a per-process file any
  * name, so the name counts only when walking to it without crossing a mount gives the same inode. */
-static bool name_is_genuine(struct proc *p, int fd, const char *path)
+bool procfs_genuine(struct proc *p, int fd, const char *path)
 {
 	struct stat_k a, b;
 	struct open_how_k how = {O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS};
@@ -200,7 +192,7 @@ static bool top_is_genuine(struct proc *p, int fd, const char *path)
 		return false;
 	if (st.ino >= PROC_STATIC_INO && st.ino <= 0xfffffffful)
 		return true;
-	if (name_is_genuine(p, fd, path))
+	if (procfs_genuine(p, fd, path))
 		return true;
 	/* below a read-only bind of /proc/sys onto itself the walk crosses a mount: the inode alone must match */
 	struct open_how_k how = {O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS};
@@ -219,11 +211,12 @@ static bool top_is_genuine(struct proc *p, int fd, const char *path)
 }
 
 /* -EACCES or the rule (NULL: a name of the top level). */
-static long judge(struct proc *p, int fd, const char *path, const struct rule **out)
+static long judge(struct thread *t, int fd, const char *path, const struct rule **out)
 {
+	struct proc *p = t->proc;
 	struct proc_name n;
 	*out = NULL;
-	if (!parse_name(p, path, &n))
+	if (!procfs_parse(p, path, &n))
 		return -EACCES;
 	if (!n.per_process) {
 		if (top_refused(n.rest))
@@ -234,13 +227,16 @@ static long judge(struct proc *p, int fd, const char *path, const struct rule **
 	if (!r || !(r->flags & (n.own ? OWN : OTHERS)))
 		return -EACCES;
 	/* net/ lies behind a static directory; everything else must be what its name says */
-	if (strncmp(n.rest, "net/", 4) && !name_is_genuine(p, fd, path))
+	if (strncmp(n.rest, "net/", 4) && !procfs_genuine(p, fd, path))
 		return -EACCES;
 	if (n.own && !strncmp(n.rest, "fdinfo/", 7)) {
 		u32 k;
-		if (!number(n.rest + 7, &k) || !fd_published(p, (int)k))
+		if (!procfs_number(n.rest + 7, &k) || !fd_published(p, (int)k))
 			return -EACCES;
 	}
+	long shown = n.own ? 0 : peer_shows(t, &n);
+	if (shown)
+		return shown;
 	*out = r->flags & MADE_OWN && !n.own ? NULL : r;
 	return 0;
 }
@@ -251,9 +247,9 @@ long procfs_admit(struct thread *t, int fd, bool dir)
 	char path[512]; /* names of procfs are short; longer ones are not in any list */
 	(void)dir;
 	const struct rule *rule = NULL;
-	long r = canonical(t->proc, fd, path, sizeof path);
+	long r = procfs_canonical(t->proc, fd, path, sizeof path);
 	if (r >= 0)
-		r = judge(t->proc, fd, path, &rule);
+		r = judge(t, fd, path, &rule);
 	if (r == -EACCES)
 		refuse(t, r);
 	if (!r && rule && rule->flags & MADE) {
@@ -268,45 +264,13 @@ long procfs_admit(struct thread *t, int fd, bool dir)
 	return fd;
 }
 
-struct dirent_head {
-	u64 ino, off;
-	u16 reclen;
-} __attribute__((packed));
-
-/* Directories of descriptors and threads: drop numbers that are the monitor's. */
-long procfs_filter_dirents(struct thread *t, int fd, u8 *buf, long len, bool old_layout)
-{
-	char path[512];
-	struct proc_name n;
-	if (canonical(t->proc, fd, path, sizeof path) < 0 || !parse_name(t->proc, path, &n) || !n.per_process || !n.own)
-		return len;
-	bool tasks = !strcmp(n.rest, "task");
-	if (!tasks && strcmp(n.rest, "fd") && strcmp(n.rest, "fdinfo"))
-		return len;
-	long in = 0, out = 0;
-	while (in + (long)sizeof(struct dirent_head) <= len) {
-		struct dirent_head h;
-		memcpy(&h, buf + in, sizeof h);
-		if (h.reclen < sizeof h || in + h.reclen > len)
-			break;
-		const char *name = (const char *)buf + in + (old_layout ? 18 : 19);
-		u32 k;
-		if (!number(name, &k) || (tasks ? proc_has_thread(t->proc, (int)k) : fd_published(t->proc, (int)k))) {
-			memmove(buf + out, buf + in, h.reclen);
-			out += h.reclen;
-		}
-		in += h.reclen;
-	}
-	return out;
-}
-
 /* --- metadata ------------------------------------------------------------------------------------------------------ */
 
 #define PROC_BLKSIZE 1024 /* of procfs and of hardly anything else */
 
 void procfs_start(struct proc *p, const struct vault *v)
 {
-	const int files[] = {v->fd[PSB_FD_TRACE], v->fd[PSB_FD_KVM], v->fd[PSB_FD_PLAN_STORE]};
+	const int files[] = {v->fd[PSB_FD_TRACE], v->fd[PSB_FD_KVM], v->fd[PSB_FD_PLAN_STORE], v->fd[PSB_FD_CTL]};
 	_Static_assert(ARRAY_LEN(files) <= ARRAY_LEN(p->hidden), "hidden files");
 	struct stat_k st;
 	for (u32 i = 0; i < ARRAY_LEN(files); i++)
@@ -335,12 +299,12 @@ long procfs_shows(struct thread *t, int fd)
 	char path[512];
 	struct proc_name n;
 	u32 k;
-	if (!is_procfs(fd) || canonical(t->proc, fd, path, sizeof path) < 0 || !parse_name(t->proc, path, &n) || !n.per_process)
+	if (!procfs_is(fd) || procfs_canonical(t->proc, fd, path, sizeof path) < 0 || !procfs_parse(t->proc, path, &n) || !n.per_process)
 		return 0;
 	const char *name = !strncmp(n.rest, "fd/", 3) ? n.rest + 3 : !strncmp(n.rest, "fdinfo/", 7) ? n.rest + 7 : NULL;
 	if (name && n.own)
-		return number(name, &k) && fd_published(t->proc, (int)k) ? 0 : -ENOENT;
-	return name || !strncmp(n.rest, "map_files/", 10) ? refuse(t, -EACCES) : 0;
+		return procfs_number(name, &k) && fd_published(t->proc, (int)k) ? 0 : -ENOENT;
+	return !strncmp(n.rest, "map_files/", 10) ? refuse(t, -EACCES) : n.own ? 0 : peer_shows(t, &n);
 }
 
 /* --- walking ------------------------------------------------------------------------------------------------------ */
@@ -351,23 +315,24 @@ static long open2(int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
 	return host_call(__NR_openat2, dirfd, path, &how, sizeof how);
 }
 
-/* May the magic link called `path` be followed? 1: yes, natively; 2: it is the program (p->exe_path); else -errno. */
-static long judge_link(struct thread *t, int link_fd, const char *path)
+/* May the magic link called `path` be followed? 1: yes, natively; 2: it is the program (p->exe_path); 3: ask the process that it is of
+ * (*n); else -errno. */
+static long judge_link(struct thread *t, int link_fd, const char *path, struct proc_name *n)
 {
 	struct proc *p = t->proc;
-	struct proc_name n;
-	if (!parse_name(p, path, &n) || !n.per_process || !name_is_genuine(p, link_fd, path))
+	if (!procfs_parse(p, path, n) || !n->per_process || !procfs_genuine(p, link_fd, path))
 		return refuse(t, -EACCES);
-	if (!strcmp(n.rest, "cwd") || !strcmp(n.rest, "root"))
+	bool place = !strcmp(n->rest, "cwd") || !strcmp(n->rest, "root");
+	if (!n->own)
+		return place || !strcmp(n->rest, "exe") || !strncmp(n->rest, "fd/", 3) ? 3 : refuse(t, -EACCES);
+	if (place)
 		return 1;
-	if (!n.own)
-		return refuse(t, -EACCES);
-	if (!strcmp(n.rest, "exe"))
+	if (!strcmp(n->rest, "exe"))
 		return 2;
-	if (!strncmp(n.rest, "ns/", 3))
+	if (!strncmp(n->rest, "ns/", 3))
 		return 1;
 	u32 k;
-	if (!strncmp(n.rest, "fd/", 3) && number(n.rest + 3, &k))
+	if (!strncmp(n->rest, "fd/", 3) && procfs_number(n->rest + 3, &k))
 		return marshal_hold(t, (int)k) ? 1 : -ENOENT;
 	return refuse(t, -EACCES);
 }
@@ -404,6 +369,25 @@ static long splice_target(struct walk *w, const char *target, const char *left)
 	return 0;
 }
 
+/* A link of another process: what the kernel lets us see of it, which takes a capability, or what its monitor says. */
+static long walk_peer_link(struct walk *w, const struct proc_name *n, const char *name, const char *left, u64 flags, long *followed)
+{
+	struct peer_answer a;
+	bool place = !strcmp(n->rest, "cwd") || !strcmp(n->rest, "root");
+	if (place) {
+		*followed = host_call(__NR_openat, w->dir, name, *left ? O_PATH | O_CLOEXEC : flags & ~(u64)O_NOFOLLOW, 0);
+		if (*followed != -EACCES)
+			return *followed < 0 ? *followed : 0;
+	}
+	long r = peer_link(w->t, n, &a);
+	if (r)
+		return r;
+	if (!a.st.ino) /* the program: by its name, as one's own */
+		return splice_target(w, a.text, left);
+	*followed = peer_open_link(w->t, &a, flags, !*left);
+	return *followed < 0 ? *followed : 0;
+}
+
 /* A symbolic link met on the way. `name` in w->dir is the link, `fd` stands on it, `left` follows it. *followed: descriptor gained by
  * following a permitted magic link, opened with these flags, else -1 and w->rest is the new rest. */
 static long walk_link(struct walk *w, int fd, const char *name, const char *left, u64 flags, u64 mode, long *followed)
@@ -414,12 +398,12 @@ static long walk_link(struct walk *w, int fd, const char *name, const char *left
 	struct statfs_k fs;
 	if (!host_call(__NR_fstatfs, fd, &fs) && fs.flags & ST_NOSYMFOLLOW)
 		return -ELOOP; /* the mount is one whose links nobody follows */
-	if (is_procfs(fd)) {
-		long n = canonical(p, fd, text, PATH_MAX);
+	if (procfs_is(fd)) {
+		long n = procfs_canonical(p, fd, text, PATH_MAX);
 		struct proc_name pn;
 		if (n < 0)
 			return n;
-		if (!parse_name(p, text, &pn))
+		if (!procfs_parse(p, text, &pn))
 			return refuse(w->t, -EACCES);
 		if (!pn.per_process && !strcmp(pn.rest, "thread-self")) { /* the calling thread may be the ring server */
 			char own[48];
@@ -427,11 +411,13 @@ static long walk_link(struct walk *w, int fd, const char *name, const char *left
 			return splice_target(w, own, left);
 		}
 		if (pn.per_process) {
-			long j = judge_link(w->t, fd, text);
+			long j = judge_link(w->t, fd, text, &pn);
 			if (j < 0)
 				return j;
 			if (j == 2)
 				return splice_target(w, p->exe_path, left);
+			if (j == 3)
+				return walk_peer_link(w, &pn, name, left, flags, followed);
 			*followed = host_call(__NR_openat, w->dir, name, *left ? O_PATH | O_CLOEXEC : flags & ~(u64)O_NOFOLLOW, mode);
 			return *followed < 0 ? *followed : 0;
 		}
@@ -528,8 +514,9 @@ static long walk(struct thread *t, int dirfd, const char *path, u64 flags, u64 m
 long path_open_how(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
 {
 	long fd = open2(dirfd, path, flags, mode, resolve | RESOLVE_NO_MAGICLINKS);
-	/* ELOOP also says: O_NOFOLLOW met a link, too many links, or what the guest itself forbade. Walking finds out. */
-	if (fd != -ELOOP || resolve)
+	/* ELOOP also says: O_NOFOLLOW met a link, too many links, or what the guest itself forbade; EACCES, that a magic link is
+	 * another process'. Walking finds out. */
+	if ((fd != -ELOOP && fd != -EACCES) || resolve)
 		return fd;
 	return walk(t, dirfd, path, flags, mode);
 }
@@ -553,7 +540,7 @@ long path_open(struct thread *t, int dirfd, const char *path, u64 flags, u64 mod
 		close_fd(fd);
 		return refuse(t, -EACCES);
 	}
-	if (!dev_major(st.dev) && st.blksize == 1024 && is_procfs((int)fd))
+	if (!dev_major(st.dev) && st.blksize == 1024 && procfs_is((int)fd))
 		return procfs_admit(t, (int)fd, (st.mode & S_IFMT) == S_IFDIR);
 	return fd;
 }
@@ -581,13 +568,21 @@ long path_readlink(struct thread *t, int dirfd, const char *path, char *buf, u64
 	struct stat_k st;
 	if (host_call(__NR_fstat, fd, &st) || (st.mode & S_IFMT) != S_IFLNK) {
 		n = *path ? -EINVAL : -ENOENT; /* as readlink of what is no link */
-	} else if (is_procfs((int)fd) && (n = canonical(p, (int)fd, name, sizeof name)) >= 0 && parse_name(p, name, &pn) &&
+	} else if (procfs_is((int)fd) && (n = procfs_canonical(p, (int)fd, name, sizeof name)) >= 0 && procfs_parse(p, name, &pn) &&
 		   (pn.per_process || !strcmp(pn.rest, "thread-self"))) {
-		long j = pn.per_process ? judge_link(t, (int)fd, name) : 3;
+		struct peer_answer a;
+		long j = pn.per_process ? judge_link(t, (int)fd, name, &pn) : 4;
 		if (j == 2) {
 			n = (long)strnlen(p->exe_path, cap);
 			memcpy(buf, p->exe_path, (u64)n);
 		} else if (j == 3) {
+			n = !strcmp(pn.rest, "cwd") || !strcmp(pn.rest, "root") ? host_call(__NR_readlinkat, fd, "", buf, cap) : -EACCES;
+			if (n == -EACCES) {
+				n = peer_link(t, &pn, &a);
+				n = n ? n : (long)(a.len < cap ? a.len : cap);
+				memcpy(buf, a.text, n > 0 ? (u64)n : 0);
+			}
+		} else if (j == 4) {
 			char own[48];
 			n = format(own, sizeof own, "%d/task/%d", p->pid, t->tid);
 			n = (u64)n < cap ? n : (long)cap;

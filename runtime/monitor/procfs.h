@@ -1,12 +1,38 @@
-/* procfs.c judges what was opened; procfs_made.c makes what the program gets instead. */
+/* procfs.c judges what was opened; procfs_made.c makes what the program gets instead; procfs_peer.c knows what is shown of
+ * descriptors and threads, and of other processes. */
 #ifndef PSB_PROCFS_H
 #define PSB_PROCFS_H
 
+#include "linux_abi.h"
 #include "monitor.h"
+
+/* --- procfs.c: names ---------------------------------------------------------------------------------------------------- */
+
+/* /proc/PID/... or /proc/PID/task/TID/...: what follows, and whose it is. */
+struct proc_name {
+	bool per_process;
+	bool own;
+	bool task;        /* through task/TID */
+	u32 pid;
+	const char *rest; /* "", "status", "fd/3", "net/tcp"; top level: path below /proc/ */
+};
+
+
+bool procfs_parse(struct proc *p, const char *path, struct proc_name *n);
+/* A number that ends the name or its component: what follows, or NULL. */
+const char *procfs_number(const char *s, u32 *out);
+bool procfs_is(int fd);
+/* Path of an open file as the kernel tells it: length or -errno. */
+long procfs_canonical(struct proc *p, int fd, char *buf, u64 cap);
+/* Is the file that is called `path` really the one of that name in the container's procfs? */
+bool procfs_genuine(struct proc *p, int fd, const char *path);
+
+/* --- procfs_made.c ------------------------------------------------------------------------------------------------------ */
 
 /* Writes the text of the opened file `fd` into buf; its length (above `cap`: needed, nothing is valid) or -errno. */
 typedef long (*procfs_maker)(struct thread *t, int fd, char *buf, u64 cap);
 long make_maps(struct thread *t, int fd, char *buf, u64 cap);
+long make_environ(struct thread *t, int fd, char *buf, u64 cap);
 long make_auxv(struct thread *t, int fd, char *buf, u64 cap);
 long make_stat(struct thread *t, int fd, char *buf, u64 cap);
 long make_smaps(struct thread *t, int fd, char *buf, u64 cap);
@@ -16,5 +42,16 @@ long make_limits(struct thread *t, int fd, char *buf, u64 cap);
 
 /* A read-only file with that text under the number `fd`, or -errno. */
 long procfs_made_file(struct thread *t, int fd, const char *name, procfs_maker make);
+long procfs_text_file(struct thread *t, int fd, const char *name, const char *buf, u64 n);
+
+/* --- procfs_peer.c: of other processes -------------------------------------------------------------------------------------- */
+
+struct peer_answer;
+/* What the magic link `n` leads to: 0, or -errno. */
+long peer_link(struct thread *t, const struct proc_name *n, struct peer_answer *a);
+/* The same found by the path it has, and opened: a descriptor, or -errno. What no path leads to is noted for peer_found(). */
+long peer_open_link(struct thread *t, const struct peer_answer *a, u64 flags, bool last);
+/* May fd, fdinfo, fd/N, fdinfo/N of another process be shown? 0 or -errno. */
+long peer_shows(struct thread *t, const struct proc_name *n);
 
 #endif

@@ -1,5 +1,6 @@
 /* Files of procfs whose content is made here, because the kernel's would show the monitor. */
 #include "procfs.h"
+#include "peer.h"
 #include "linux_abi.h"
 #include "mm.h"
 #include "signal.h"
@@ -27,6 +28,15 @@ long make_auxv(struct thread *t, int fd, char *buf, u64 cap)
 	return (long)n;
 }
 
+long make_environ(struct thread *t, int fd, char *buf, u64 cap)
+{
+	(void)fd;
+	const struct proc *p = t->proc;
+	if (p->environ_len <= cap)
+		memcpy(buf, p->environ, p->environ_len);
+	return (long)p->environ_len;
+}
+
 static u64 number_at(const char *s)
 {
 	u64 v = 0;
@@ -51,7 +61,7 @@ long make_stat(struct thread *t, int fd, char *buf, u64 cap)
 		return -EIO;
 	u64 out = (u64)(s + 1 - text);
 	memcpy(buf, text, out);
-	bool own = number_at(text) == (u64)t->proc->pid;
+	u32 pid = (u32)number_at(text), nthreads = pid == (u32)t->proc->pid ? t->proc->nthreads : peer_status(t->proc, pid).threads;
 	u32 field = 2;
 	for (s++; *s == ' ';) {
 		const char *end = s + 1;
@@ -64,8 +74,8 @@ long make_stat(struct thread *t, int fd, char *buf, u64 cap)
 		buf[out++] = ' ';
 		if (hide) {
 			buf[out++] = '0';
-		} else if (own && field == NUM_THREADS) {
-			out += (u64)format(buf + out, 16, "%u", t->proc->nthreads);
+		} else if (nthreads && field == NUM_THREADS) {
+			out += (u64)format(buf + out, 16, "%u", nthreads);
 		} else {
 			memcpy(buf + out, s + 1, (u64)(end - s - 1));
 			out += (u64)(end - s - 1);
@@ -155,14 +165,13 @@ static void show_fault(char *mask, int signo, bool set)
 	*digit = "0123456789abcdef"[value & 15];
 }
 
-static void show_faults(const struct proc *p, char *buf)
+static void show_faults(const struct peer_status *s, char *buf)
 {
 	static const int faults[] = {SIGSEGV, SIGBUS};
 	char *caught = status_value(buf, "SigCgt:\t"), *ignored = status_value(buf, "SigIgn:\t");
 	for (u32 i = 0; caught && ignored && i < ARRAY_LEN(faults); i++) {
-		u64 handler = p->sig.action[faults[i]].handler;
-		show_fault(caught, faults[i], handler > SIG_IGN);
-		show_fault(ignored, faults[i], handler == SIG_IGN);
+		show_fault(caught, faults[i], s->caught >> i & 1);
+		show_fault(ignored, faults[i], s->ignored >> i & 1);
 	}
 }
 
@@ -176,14 +185,19 @@ long make_status(struct thread *t, int fd, char *buf, u64 cap)
 	if (n <= 0 || (u64)n == cap - ROOM)
 		return n < 0 ? n : -EIO;
 	buf[n] = 0;
+	const char *tgid = status_value(buf, "Tgid:\t");
+	u32 pid = tgid ? (u32)number_at(tgid) : 0;
+	struct peer_status s = pid == (u32)p->pid ? peer_own_status(p) : peer_status(t->proc, pid);
+	if (!s.threads) /* no process of ours, or one that is just being forked */
+		return n;
 	char threads[24];
-	format(threads, sizeof threads, "%lu", (u64)p->nthreads);
+	format(threads, sizeof threads, "%u", s.threads);
 	bool filtered = policy->default_verdict != PSB_VERDICT_ALLOW || policy->nrules || policy->flags;
-	u64 len = set_value(buf, (u64)n, "NoNewPrivs:\t", p->no_new_privs ? "1" : "0");
+	u64 len = set_value(buf, (u64)n, "NoNewPrivs:\t", s.no_new_privs ? "1" : "0");
 	len = set_value(buf, len, "Threads:\t", threads);
 	len = set_value(buf, len, "Seccomp:\t", filtered ? "2" : "0");
 	len = set_value(buf, len, "Seccomp_filters:\t", filtered ? "1" : "0");
-	show_faults(p, buf);
+	show_faults(&s, buf);
 	return (long)len;
 }
 
@@ -215,10 +229,26 @@ static long text_descriptor(const char *name, const char *buf, u64 n)
 	return r < 0 ? r : pair[0];
 }
 
-/* A read-only file with the text. */
+/* A read-only file with the text, under the number of `fd`. */
+long procfs_text_file(struct thread *t, int fd, const char *name, const char *buf, u64 n)
+{
+	long flags = host_call(__NR_fcntl, fd, F_GETFD), mem = text_descriptor(name, buf, n);
+	if (mem < 0)
+		return mem;
+	char link[32];
+	fd_link(link, (int)mem);
+	long r = host_call(__NR_openat, t->proc->proc_fd, link, O_CLOEXEC, 0);
+	close_fd(mem);
+	if (r < 0)
+		return r;
+	/* the number the guest expects: the one it was opened under */
+	long d = host_call(__NR_dup3, r, fd, flags > 0 && (u64)flags & FD_CLOEXEC ? O_CLOEXEC : 0);
+	close_fd(r);
+	return d;
+}
+
 long procfs_made_file(struct thread *t, int fd, const char *name, procfs_maker make)
 {
-	long flags = host_call(__NR_fcntl, fd, F_GETFD);
 	u64 cap = make == make_maps || make == make_smaps ? 64 << 10 : 8 << 10;
 	char *buf = NULL;
 	long n = 0;
@@ -233,18 +263,7 @@ long procfs_made_file(struct thread *t, int fd, const char *name, procfs_maker m
 		if ((u64)n > MADE_MAX)
 			return -EFBIG;
 	}
-	long mem = n < 0 ? n : text_descriptor(name, buf, (u64)n);
+	n = n < 0 ? n : procfs_text_file(t, fd, name, buf, (u64)n);
 	host_free(buf, cap);
-	if (mem < 0)
-		return mem;
-	char link[32];
-	fd_link(link, (int)mem);
-	long r = host_call(__NR_openat, t->proc->proc_fd, link, O_CLOEXEC, 0);
-	close_fd(mem);
-	if (r < 0)
-		return r;
-	/* the number the guest expects: the one it was opened under */
-	long d = host_call(__NR_dup3, r, fd, flags > 0 && (u64)flags & FD_CLOEXEC ? O_CLOEXEC : 0);
-	close_fd(r);
-	return d;
+	return n;
 }

@@ -11,6 +11,7 @@
  *    change goes through signal_call(), which does nothing once a signal is held. */
 #include "signal.h"
 #include "confine.h"
+#include "peer.h"
 #include "plan_sites.h"
 #include "proc.h"
 
@@ -131,7 +132,7 @@ static void on_host_signal(int signo, struct siginfo_k *info, struct host_uconte
 			mc->rip = fixup;
 			return;
 		}
-		if (t->proc->sig.action[signo].handler == SIG_IGN)
+		if (peer_signal(t, info) || t->proc->sig.action[signo].handler == SIG_IGN)
 			return;
 		if (!t->run) {
 			forward(t, info);
@@ -321,6 +322,7 @@ _Noreturn void signal_die(struct thread *t, int signo)
 	/* For ever: no other thread may install a handler now. */
 	lock_acquire(&t->proc->sig.lock);
 	proc_trace_exit(t->proc, t, (u64)signo);
+	peer_gone(t->proc);
 	host_call(__NR_prctl, 4 /* PR_SET_DUMPABLE */, 0, 0, 0, 0); /* a core would be the monitor's */
 	struct sigaction_k k = {.handler = SIG_DFL};
 	host_call(__NR_rt_sigaction, signo, &k, 0, SET_BYTES);
@@ -555,24 +557,37 @@ static bool only_waits(long nr)
 	}
 }
 
+/* Questions of other monitors are answered meanwhile; the call then goes on. */
+static long call_answering(struct thread *t, long nr, u64 arg[6])
+{
+	u64 room[2], started = rdtsc();
+	const u64 first[6] = {arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]};
+	for (;;) {
+		u32 asked = t->asked;
+		long r = signal_call(&t->sig_pending, nr, arg);
+		if ((r != -EINTR && likely(t->asked == asked)) || !peer_again(t, asked, started, nr, first, arg, room, &r))
+			return r;
+	}
+}
+
 /* A signal in front of the call: handler, then the call, as when it comes in front of the `syscall` instruction; a read() with data at
  * hand succeeds. Only waiting is said to have been interrupted: between a program's look at its flag and its wait there is more time
  * here than natively, and the wake-up must not be lost in it. */
 long blocking_call(struct thread *t, long nr, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
 {
-	const u64 arg[6] = {a, b, c, d, e, f};
-	long r = signal_call(&t->sig_pending, nr, arg);
+	u64 arg[6] = {a, b, c, d, e, f};
+	long r = call_answering(t, nr, arg);
 	return r == -ERESTARTNOINTR && only_waits(nr) ? -ERESTARTNOHAND : r;
 }
 
 /* A host call that sleeps with another mask. The host kernel itself changes the mask for the time of the call (arg holds a pointer to
  * it), so a signal that only `mask` lets through can be caught nowhere else. Interrupted: t->sigmask is the temporary mask, which
  * the handler's mask is made from, and saved_sigmask the one for its frame and for later. */
-static long call_with_mask(struct thread *t, u64 mask, long nr, const u64 arg[6], long interrupted)
+static long call_with_mask(struct thread *t, u64 mask, long nr, u64 arg[6], long interrupted)
 {
 	u64 before = t->sigmask;
 	t->sigmask = mask;
-	long r = take_kept(t) ? -ERESTARTNOINTR : signal_call(&t->sig_pending, nr, arg);
+	long r = take_kept(t) ? -ERESTARTNOINTR : call_answering(t, nr, arg);
 	if (r == -ERESTARTSYS || r == -ERESTARTNOINTR) {
 		struct siginfo_k info;
 		memcpy(&info, t->sig_info, sizeof info);
@@ -654,6 +669,8 @@ long h_rt_sigaction(struct thread *t, struct call *c)
 		/* The table first: the host handler may run for this signal from the next line on. */
 		s->action[signo] = new;
 		set_host_action(signo, &new);
+		if (SIG_BIT(signo) & SIG_COPY_FAULTS)
+			peer_tell_status(t->proc);
 	}
 	lock_release(&s->lock);
 	return c->arg[2] ? copy_to_guest(gptr_of(c->arg[2]), &old, sizeof old) : 0;
@@ -712,7 +729,7 @@ long h_rt_sigsuspend(struct thread *t, struct call *c)
 		return -EFAULT;
 	mask &= ~SIG_UNBLOCKABLE;
 	host_mask = mask & ~SIG_COPY_FAULTS;
-	const u64 arg[6] = {(u64)&host_mask, SET_BYTES};
+	u64 arg[6] = {(u64)&host_mask, SET_BYTES};
 	return call_with_mask(t, mask, __NR_rt_sigsuspend, arg, -ERESTARTNOHAND);
 }
 
@@ -742,6 +759,19 @@ static bool take_waiting(struct thread *t, u64 set, struct siginfo_k *info)
 	return true;
 }
 
+/* A question comes as a signal: here it may be caught by the host call itself. */
+static long wait_unless_asked(struct thread *t, u64 set, struct siginfo_k *info, const u64 timeout[2])
+{
+	u64 started = rdtsc(), left[2];
+	for (;;) {
+		if (timeout)
+			peer_time_left(started, timeout, left);
+		long r = blocking_call(t, __NR_rt_sigtimedwait, (u64)&set, (u64)info, timeout ? (u64)left : 0, SET_BYTES, 0, 0);
+		if (r != PEER_SIGNAL || !peer_signal(t, info))
+			return r;
+	}
+}
+
 long h_rt_sigtimedwait(struct thread *t, struct call *c)
 {
 	u64 set, timeout[2];
@@ -757,7 +787,7 @@ long h_rt_sigtimedwait(struct thread *t, struct call *c)
 	if (take_waiting(t, set, &info)) {
 		r = info.signo;
 	} else {
-		r = blocking_call(t, __NR_rt_sigtimedwait, (u64)&set, (u64)&info, c->arg[2] ? (u64)timeout : 0, SET_BYTES, 0, 0);
+		r = wait_unless_asked(t, set, &info, c->arg[2] ? timeout : NULL);
 		if (r == -ERESTARTNOHAND && take_waiting(t, set, &info))
 			r = info.signo;
 	}

@@ -1,17 +1,15 @@
 /* Start of a monitor: from the kernel's initial stack and the start record to the first instruction of the guest. */
 #include <elf.h>
 #include "confine.h"
+#include "peer.h"
 #include "proc.h"
 #include "shim_offsets.h"
 #include "syscalls/handlers.h"
 
-#define F_GETFD 1
-#define F_SETFD 2
 #define PR_SET_NAME 15
 #define PR_SET_DUMPABLE 4
 #define PR_SET_NO_NEW_PRIVS 38
 #define ARCH_SET_FS 0x1002
-#define RLIMIT_STACK 3
 
 static struct proc first_proc;
 static struct mm first_mm;
@@ -174,6 +172,7 @@ long proc_make_vm(struct proc *p)
 		return r;
 	r = vm_create(p->vm, v.fd[PSB_FD_KVM]);
 	proc_read_host_pid(p, &v);
+	peer_start(p, &v);
 	vault_close(&v, 0);
 	if (!r) {
 		int fd = fd_move_high(p, p->vm->fd, true);
@@ -220,6 +219,9 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 		;
 	struct proc *p = &first_proc;
 	struct thread *t = thread_first(p);
+	for (char **e = envp; *e; e++) /* the kernel has put them one behind the other */
+		p->environ_len = (u64)(*e - *envp) + strlen(*e) + 1;
+	p->environ = *envp;
 	host_call(__NR_arch_prctl, ARCH_SET_FS, t);
 	host_call(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	host_call(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -274,7 +276,7 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	procfs_start(p, &v);
 	proc_trace_start(p, &v, start);
 	plan_open(p, v.fd[PSB_FD_PLAN_INDEX], v.fd[PSB_FD_PLAN_STORE], v.fd[PSB_FD_PLANNER]);
-	vault_close(&v, 1u << PSB_FD_PROC | 1u << PSB_FD_PLAN_STORE | 1u << PSB_FD_PLANNER | 1u << PSB_FD_NOTIFY);
+	vault_close(&v, 1u << PSB_FD_PROC | 1u << PSB_FD_PLAN_STORE | 1u << PSB_FD_PLANNER | 1u << PSB_FD_NOTIFY | 1u << PSB_FD_CTL);
 	fd_start(p, (const u64 *)((const char *)start + start->fds_off), start->nfds);
 	p->proc_fd = fd_move_high(p, v.fd[PSB_FD_PROC], true);
 	p->vm->fd = fd_move_high(p, p->vm->fd, true);
@@ -300,6 +302,9 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	host_call(__NR_fcntl, prog->exe_fd, F_SETFD, 1);
 	identify(prog->exe_fd, &p->exe_dev, &p->exe_ino);
 	memcpy(p->exe_path, path, strnlen(path, sizeof p->exe_path - 1));
+	p->dumpable = 1;
+	peer_start(p, &v);
+	vault_close(&v, 0xffff & ~(1u << PSB_FD_CTL));
 	set_comm(gexecfn);
 	map_shim(p->mm);
 	p->vm->stub_va = p->mm->shim + SHIM_RAW;
@@ -322,6 +327,8 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	host_free(prog, sizeof *prog);
 	proc_trace_exec(p, t, img.entry);
 	signal_start(p, t);
+	peer_tell_status(p);
+	peer_open(p);
 	t->slot->entry = trap_entry(p); /* the server changes it when it runs */
 	ring_start(p);
 	vcpu_set_user(t, img.entry, rsp, 0);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,10 +113,15 @@ static const struct spelling spellings[] = {
 	{"relative", "%d", 0, 0},
 	{"at", "%d", 1, 0},
 	{"at, dots", ".././fd/%d", 1, 0},
+	{"other", "/proc/%3$d/fd/%1$d", 0, 0},
+	{"other, task", "/proc/%3$d/task/%3$d/fd/%1$d", 0, 0},
+	{"other, link", "/proc/%3$d/fd/%1$d", 0, 1},
+	{"other, root", "/proc/%3$d/root/proc/%3$d/fd/%1$d", 0, 0},
+	{"other, descriptor", "/proc/%3$d/fd/3/proc/%3$d/fd/%1$d", 0, 0},
 };
 
 static char path[256], memory[4096];
-static int directory, watcher;
+static int directory, watcher, other;
 
 static long value(long a, const struct spelling *s)
 {
@@ -158,7 +164,7 @@ static void one(const struct call *c, const struct spelling *s)
 	int seen[MISSES], nseen = 0, reached = 0;
 	char target[256];
 	for (int k = 0; k < NUMBERS; k++) {
-		snprintf(target, sizeof target, s->text, numbers[k], getpid());
+		snprintf(target, sizeof target, s->text, numbers[k], getpid(), other);
 		if (s->link) {
 			snprintf(path, sizeof path, "/tmp/link");
 			unlink(path);
@@ -246,9 +252,14 @@ int main(int argc, char **argv)
 		printf("wrong %d\n", race());
 		return 0;
 	}
+	other = fork();
+	if (!other)
+		for (;;)
+			pause();
 	for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++)
 		for (unsigned k = 0; k < sizeof spellings / sizeof *spellings; k++)
 			if (!spellings[k].at || wants_path_at(&calls[i]))
 				one(&calls[i], &spellings[k]);
+	kill(other, SIGKILL);
 	return 0;
 }

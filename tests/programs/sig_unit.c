@@ -94,6 +94,36 @@ long trace_write(struct tracer *tr, const struct trace_event *ev, struct trace_r
 	(void)tr, (void)ev, (void)ref;
 	return 0;
 }
+/* peer.c: nobody asks here. */
+bool peer_signal(struct thread *who, const struct siginfo_k *info)
+{
+	(void)who;
+	(void)info;
+	return false;
+}
+
+bool peer_again(struct thread *who, u32 asked, u64 started, long nr, const u64 first[6], u64 arg[6], u64 room[2], long *r)
+{
+	(void)who, (void)asked, (void)started, (void)nr, (void)first, (void)arg, (void)room, (void)r;
+	return false;
+}
+
+void peer_time_left(u64 started, const u64 spec[2], u64 left[2])
+{
+	(void)started;
+	memcpy(left, spec, 16);
+}
+
+void peer_tell_status(struct proc *p)
+{
+	(void)p;
+}
+
+void peer_gone(struct proc *p)
+{
+	(void)p;
+}
+
 void proc_trace_exit(struct proc *p, struct thread *t, u64 status)
 {
 	(void)p, (void)t, (void)status;

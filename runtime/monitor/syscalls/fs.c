@@ -2,6 +2,7 @@
  * descriptor first (see procfs.c) and act on that; creating and removing names needs no such care, because a name in a
  * directory is never a magic link that gets followed. */
 #include "../linux_abi.h"
+#include "../peer.h"
 #include "handlers.h"
 
 #define F_SETOWN 8
@@ -43,6 +44,10 @@ static long open_at(struct thread *t, int dirfd, const char *path, u64 flags, u6
 		flags |= O_LARGEFILE;
 	mode = flags & (O_CREAT | O_TMPFILE_BIT) ? mode & 07777 : 0;
 	long fd = path_open_how(t, dirfd, path, flags, mode, resolve);
+	if (unlikely(fd == -EACCES)) {
+		fd = peer_open_file(t, dirfd, path, flags);
+		return fd < 0 ? fd : fd_publish_as(t, (int)fd, FD_FILE);
+	}
 	return fd < 0 ? fd : fd_publish(t, (int)fd);
 }
 
@@ -143,14 +148,22 @@ static long find_shown(struct thread *t, int dirfd, const char *path, bool follo
 	return fd;
 }
 
+/* Refused by the kernel: it may be a link of another process, whose monitor tells where it leads. */
+static bool needs_walk(const struct proc *p, long r, u64 dev, u64 ino, u64 blksize)
+{
+	return r ? r == -EACCES : procfs_suspect(p, dev, ino, blksize);
+}
+
 static long give_stat(struct thread *t, long r, struct stat_k *st, u64 where, int dirfd, const char *path, bool follow)
 {
-	if (!r && unlikely(procfs_suspect(t->proc, st->dev, st->ino, (u64)st->blksize)) && *path) {
+	if (unlikely(needs_walk(t->proc, r, st->dev, st->ino, (u64)st->blksize)) && *path) {
+		t->peer_stat_valid = false;
 		long fd = find_shown(t, dirfd, path, follow);
-		if (fd < 0)
-			return fd;
-		r = host_call(__NR_fstat, fd, st);
-		host_call(__NR_close, fd);
+		r = fd < 0 ? fd : host_call(__NR_fstat, fd, st);
+		if (fd >= 0)
+			host_call(__NR_close, fd);
+		else if (peer_found(t, st))
+			r = 0;
 	}
 	return r ? r : copy_to_guest(gptr_of(where), st, sizeof *st);
 }
@@ -189,13 +202,38 @@ long h_newfstatat(struct thread *t, struct call *c)
 }
 
 struct statx_k {
-	u32 mask, blksize, head[6];
+	u32 mask, blksize;
+	u64 attributes;
+	u32 nlink, uid, gid, mode;
 	u64 ino, size, blocks, attributes_mask;
-	u8 times[64];
+	struct timespec_k atime, btime, ctime, mtime; /* the kernel's has 32 bits of nanoseconds and padding */
 	u32 rdev_major, rdev_minor, dev_major, dev_minor;
 	u64 tail[14];
 };
 _Static_assert(sizeof(struct statx_k) == 256, "struct statx");
+
+#define STATX_BASIC_STATS 0x7ffu
+
+static void statx_of(struct statx_k *x, const struct stat_k *st)
+{
+	memset(x, 0, sizeof *x);
+	x->mask = STATX_BASIC_STATS;
+	x->blksize = (u32)st->blksize;
+	x->nlink = (u32)st->nlink;
+	x->uid = st->uid;
+	x->gid = st->gid;
+	x->mode = st->mode;
+	x->ino = st->ino;
+	x->size = (u64)st->size;
+	x->blocks = (u64)st->blocks;
+	x->atime = (struct timespec_k){st->atime, st->atime_ns};
+	x->ctime = (struct timespec_k){st->ctime, st->ctime_ns};
+	x->mtime = (struct timespec_k){st->mtime, st->mtime_ns};
+	x->rdev_major = dev_major(st->rdev);
+	x->rdev_minor = dev_minor(st->rdev);
+	x->dev_major = dev_major(st->dev);
+	x->dev_minor = dev_minor(st->dev);
+}
 
 long h_statx(struct thread *t, struct call *c)
 {
@@ -204,12 +242,17 @@ long h_statx(struct thread *t, struct call *c)
 	const u64 *a = marshal_of(t)->arg;
 	memset(&st, 0, sizeof st);
 	long r = host_call(__NR_statx, a[0], a[1], a[2], a[3], &st);
-	if (!r && a[1] && *(const char *)a[1] && procfs_suspect(t->proc, make_dev(st.dev_major, st.dev_minor), st.ino, st.blksize)) {
+	if (a[1] && *(const char *)a[1] && needs_walk(t->proc, r, make_dev(st.dev_major, st.dev_minor), st.ino, st.blksize)) {
+		struct stat_k found;
+		t->peer_stat_valid = false;
 		long fd = find_shown(t, (int)a[0], (const char *)a[1], !(a[2] & AT_SYMLINK_NOFOLLOW));
-		if (fd < 0)
-			return fd;
-		r = host_call(__NR_statx, fd, "", a[2] | AT_EMPTY_PATH, a[3], &st);
-		host_call(__NR_close, fd);
+		r = fd < 0 ? fd : host_call(__NR_statx, fd, "", a[2] | AT_EMPTY_PATH, a[3], &st);
+		if (fd >= 0) {
+			host_call(__NR_close, fd);
+		} else if (peer_found(t, &found)) {
+			statx_of(&st, &found);
+			r = 0;
+		}
 	}
 	return r ? r : copy_to_guest(gptr_of(a[4]), &st, sizeof st);
 }

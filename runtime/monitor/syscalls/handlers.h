@@ -67,6 +67,9 @@ static inline bool guest_ok(u64 va, u64 len)
  * checked here cannot become a monitor file that some other thread is opening right now. False: not published. */
 bool fd_hold(struct proc *p, int fd);
 void fd_drop(struct proc *p, int fd);
+/* The same in the host's signal handler, which may have interrupted anything. */
+bool fd_hold_in_handler(struct proc *p, int fd);
+void fd_drop_in_handler(struct proc *p, int fd);
 /* The same for the rest of the call. */
 bool marshal_hold(struct thread *t, int fd);
 /* Publishes a descriptor whose nature is known from the call that made it. */

@@ -1,5 +1,6 @@
 /* Who and what the process is: identifiers, prctl, personality, System V semaphores' odd call. */
 #include "../linux_abi.h"
+#include "../peer.h"
 #include "handlers.h"
 #include "../mm.h"
 
@@ -93,8 +94,10 @@ static long no_new_privs(struct proc *p, const u64 *a)
 	bool set = a[0] == PR_SET_NO_NEW_PRIVS;
 	if (a[1] != set || a[2] || a[3] || a[4])
 		return -EINVAL;
-	if (set)
+	if (set) {
 		p->no_new_privs = 1;
+		peer_tell_status(p);
+	}
 	return set ? 0 : (long)p->no_new_privs;
 }
 
@@ -107,10 +110,13 @@ long h_prctl(struct thread *t, struct call *c)
 		if (prctl_rows[i].option == option)
 			return prctl_pass(t, &prctl_rows[i], a);
 	switch (option) {
-	case PR_GET_DUMPABLE: /* the monitor is never dumpable; a program that has just started expects 1 */
-		return 1;
+	case PR_GET_DUMPABLE: /* the monitor is never dumpable; what the program is, other programs' monitors go by */
+		return (long)t->proc->dumpable;
 	case PR_SET_DUMPABLE:
-		return a[1] <= 1 ? 0 : -EINVAL;
+		if (a[1] > 1)
+			return -EINVAL;
+		peer_set_dumpable(t->proc, a[1]);
+		return 0;
 	case PR_SET_NO_NEW_PRIVS:
 	case PR_GET_NO_NEW_PRIVS:
 		return no_new_privs(t->proc, a);
