@@ -379,7 +379,7 @@ class Vault:
 class Start:
     """`struct psb_start`, 120 bytes."""
 
-    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "nofile_soft", "nofile_hard", "facts_off", "facts_len", "no_new_privs", "reserved",)
+    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "nofile_soft", "nofile_hard", "facts_off", "facts_len", "no_new_privs", "end_signal",)
     SIZE = 120
     OFFSET = {
         "magic": 0,
@@ -405,7 +405,7 @@ class Start:
         "facts_off": 104,
         "facts_len": 108,
         "no_new_privs": 112,
-        "reserved": 116,
+        "end_signal": 116,
     }
     _layout = Struct("<QIIIIIIiiIIQQIIIIQQQIIII")
 
@@ -435,7 +435,7 @@ class Start:
         facts_off: int = 0,
         facts_len: int = 0,
         no_new_privs: int = 0,
-        reserved: int = 0,
+        end_signal: int = 0,
     ) -> None:
         self.magic: int = magic
         self.version: int = version
@@ -460,7 +460,7 @@ class Start:
         self.facts_off: int = facts_off
         self.facts_len: int = facts_len
         self.no_new_privs: int = no_new_privs
-        self.reserved: int = reserved
+        self.end_signal: int = end_signal
 
     def to_bytes(self) -> bytes:
         return self._layout.pack(
@@ -487,7 +487,7 @@ class Start:
             self.facts_off,
             self.facts_len,
             self.no_new_privs,
-            self.reserved,
+            self.end_signal,
         )
 
     @classmethod
@@ -517,7 +517,7 @@ class Start:
         facts_off: int = 0,
         facts_len: int = 0,
         no_new_privs: int = 0,
-        reserved: int = 0,
+        end_signal: int = 0,
     ) -> bytes:
         return cls(
             magic=magic,
@@ -543,7 +543,7 @@ class Start:
             facts_off=facts_off,
             facts_len=facts_len,
             no_new_privs=no_new_privs,
-            reserved=reserved,
+            end_signal=end_signal,
         ).to_bytes()
 
     @classmethod
@@ -573,7 +573,7 @@ class Start:
         new.facts_off = values[20]
         new.facts_len = values[21]
         new.no_new_privs = values[22]
-        new.reserved = values[23]
+        new.end_signal = values[23]
         return new
 
 

@@ -166,7 +166,7 @@ struct psb_start {
 	uint32_t facts_off;   /* is_exec: what the previous monitor found out about this host (struct host_facts in */
 	uint32_t facts_len;   /* runtime/monitor/proc.h; same binary, same host), 0: nothing */
 	uint32_t no_new_privs; /* what the guest is told; the host's flag is always set */
-	uint32_t reserved;
+	uint32_t end_signal;  /* not 0: nothing is to run, the process ends by this signal */
 };
 
 /* Shared by all monitors of one container: a page with this structure, then PSB_CTL_RECORDS records of PSB_CTL_RECORD bytes, one for a

@@ -304,11 +304,29 @@ static long write_start_record(struct thread *t, const struct program *prog, con
 	return r;
 }
 
+void exec_to_die(struct thread *t, int signo)
+{
+	struct proc *p = t->proc;
+	struct psb_start s = {.magic = PSB_START_MAGIC, .version = PSB_ABI_VERSION, .is_exec = 1, .size = sizeof s + 8, .end_signal = (u32)signo};
+	u64 nothing = 0;
+	s.path_off = s.execfn_off = sizeof s;
+	struct iovec_k iov[2] = {{(u64)&s, sizeof s}, {(u64)&nothing, sizeof nothing}};
+	struct vault v;
+	char *none[] = {(char *)"", NULL};
+	if (fd_unshare(t) || leave_record(p, iov, ARRAY_LEN(iov), s.size) || vault_open(p->vault_fd, &v))
+		return;
+	host_call(__NR_dup3, v.fd[PSB_FD_MONITOR], p->vault_fd - 1, 0);
+	host_call(__NR_fcntl, p->vault_fd, F_SETFD, 0);
+	host_call(__NR_execveat, p->vault_fd - 1, "", none, none + 1, AT_EMPTY_PATH);
+}
+
 static long exec_now(struct thread *t, struct program *prog, const char *execfn, char **argv, char **envp)
 {
 	struct proc *p = t->proc;
 	struct vault v;
-	long r = write_start_record(t, prog, execfn);
+	long r = fd_unshare(t);
+	if (!r)
+		r = write_start_record(t, prog, execfn);
 	if (r)
 		return r;
 	r = vault_open(p->vault_fd, &v);

@@ -20,15 +20,23 @@ struct fdtab_tail {
 	_Atomic u16 use[FD_COUNT];
 	u32 high; /* no number at or above it was ever marked */
 	u32 stray; /* see sweep_stray(): the number + 1, 0: none */
+	struct lock lock;
+	_Atomic u32 sharers; /* processes that have this table: CLONE_FILES */
 };
 #define TAB_BYTES FD_MAX
 _Static_assert(FD_COUNT + sizeof(struct fdtab_tail) <= TAB_BYTES, "descriptor table");
 #define MADV_WIPEONFORK 18
+#define CLONE_FILES 0x400u
 #define PREFERRED_TOP 1024 /* monitor descriptors below it: a larger kernel table makes every fork slower */
 
 static struct fdtab_tail *tail(struct proc *p)
 {
 	return (struct fdtab_tail *)(p->fds.class_of + FD_COUNT);
+}
+
+struct lock *fd_lock(struct proc *p)
+{
+	return &tail(p)->lock;
 }
 
 static _Atomic u8 *class_ref(struct proc *p, int fd)
@@ -104,12 +112,12 @@ void fd_drop(struct proc *p, int fd)
 {
 	if (atomic_fetch_sub(&tail(p)->use[fd], 1) != 1 || likely(class_raw(p, fd) != ZOMBIE))
 		return;
-	lock_acquire(&p->fds.lock);
+	lock_acquire(fd_lock(p));
 	if (class_raw(p, fd) == ZOMBIE && !atomic_load(&tail(p)->use[fd])) {
 		host_call(__NR_close, fd);
 		mark(p, fd, FD_NONE);
 	}
-	lock_release(&p->fds.lock);
+	lock_release(fd_lock(p));
 }
 
 bool fd_hold_in_handler(struct proc *p, int fd)
@@ -129,9 +137,9 @@ void fd_drop_in_handler(struct proc *p, int fd)
 	if (atomic_fetch_sub(&tail(p)->use[fd], 1) != 1 || likely(class_raw(p, fd) != ZOMBIE))
 		return;
 	tail(p)->stray = (u32)fd + 1;
-	if (lock_try(&p->fds.lock)) {
+	if (lock_try(fd_lock(p))) {
 		sweep_stray(p);
-		lock_release(&p->fds.lock);
+		lock_release(fd_lock(p));
 	}
 }
 
@@ -157,20 +165,20 @@ static long close_locked(struct proc *p, int fd)
 long fd_close(struct thread *t, int fd)
 {
 	struct proc *p = t->proc;
-	lock_acquire(&p->fds.lock);
+	lock_acquire(fd_lock(p));
 	if (unlikely(tail(p)->stray))
 		sweep_stray(p);
 	long r = fd_published(p, fd) ? close_locked(p, fd) : -EBADF;
-	lock_release(&p->fds.lock);
+	lock_release(fd_lock(p));
 	return r;
 }
 
 void fd_unpublish(struct proc *p, int fd)
 {
-	lock_acquire(&p->fds.lock);
+	lock_acquire(fd_lock(p));
 	if (fd_published(p, fd))
 		mark(p, fd, FD_NONE);
-	lock_release(&p->fds.lock);
+	lock_release(fd_lock(p));
 }
 
 long fd_publish_as(struct thread *t, int fd, enum fd_class class)
@@ -190,9 +198,9 @@ long fd_publish_as(struct thread *t, int fd, enum fd_class class)
 			return -EMFILE;
 		fd = (int)n;
 	}
-	lock_acquire(&p->fds.lock);
+	lock_acquire(fd_lock(p));
 	mark(p, fd, (u8)class);
-	lock_release(&p->fds.lock);
+	lock_release(fd_lock(p));
 	return fd;
 }
 
@@ -307,7 +315,7 @@ static void make_table(struct proc *p)
 	p->fds.class_of = host_alloc(TAB_BYTES);
 	if (!p->fds.class_of)
 		fatal("no memory for the descriptor table");
-	atomic_store(&p->fds.lock.word, 0);
+	tail(p)->sharers = 1;
 	/* holders are threads; a forked child has only one, and it holds nothing */
 	host_call(__NR_madvise, tail(p), FD_COUNT * sizeof(u16), MADV_WIPEONFORK);
 }
@@ -354,11 +362,65 @@ bool fd_full(struct proc *p)
 void fd_copy(struct proc *child, struct proc *parent)
 {
 	make_table(child);
-	lock_acquire(&parent->fds.lock);
+	lock_acquire(fd_lock(parent));
 	u32 high = tail(parent)->high;
 	memcpy(child->fds.class_of, parent->fds.class_of, high);
 	tail(child)->high = high;
-	lock_release(&parent->fds.lock);
+	lock_release(fd_lock(parent));
+}
+
+void fd_share(struct proc *child, struct proc *parent)
+{
+	child->fds = parent->fds;
+	atomic_fetch_add(&tail(parent)->sharers, 1);
+}
+
+void fd_forked(struct proc *p)
+{
+	tail(p)->sharers = 1;
+}
+
+void fd_release(struct proc *p)
+{
+	if (p->fds.class_of && atomic_fetch_sub(&tail(p)->sharers, 1) == 1)
+		host_free(p->fds.class_of, TAB_BYTES);
+}
+
+bool fd_shared(struct proc *p)
+{
+	return tail(p)->sharers > 1;
+}
+
+/* The kernel's table and ours part at one moment: under the lock no number changes its meaning. (A descriptor that some other process
+ * is just opening stays behind in this one's table, published to nobody.) */
+long fd_unshare(struct thread *t)
+{
+	struct proc *p = t->proc, new = *p, old = *p;
+	struct marshal *m = marshal_of(t);
+	if (!fd_shared(p))
+		return 0;
+	if (p->nthreads > 1) /* each thread would have to have a table */
+		return -EAGAIN;
+	make_table(&new);
+	lock_acquire(fd_lock(&old));
+	long r = host_call(__NR_unshare, CLONE_FILES);
+	for (u32 fd = 0; !r && fd < tail(&old)->high; fd++) {
+		u8 class = class_raw(&old, (int)fd);
+		if (class == ZOMBIE) { /* nobody here holds it */
+			host_call(__NR_close, fd);
+			class = FD_NONE;
+		}
+		mark(&new, (int)fd, class);
+	}
+	for (u32 i = 0; !r && i < m->nheld; i++) /* by this call */
+		atomic_fetch_add(&tail(&new)->use[m->held[i]], 1);
+	if (!r)
+		p->fds = new.fds;
+	lock_release(fd_lock(&old));
+	for (u32 i = 0; !r && i < m->nheld; i++)
+		fd_drop(&old, m->held[i]);
+	fd_release(r ? &new : &old);
+	return r;
 }
 
 int fd_move_high(struct proc *p, int fd, bool cloexec)
@@ -373,12 +435,12 @@ int fd_move_high(struct proc *p, int fd, bool cloexec)
 		return fd;
 	host_call(__NR_close, fd);
 	if (p->fds.class_of) {
-		lock_acquire(&p->fds.lock);
+		lock_acquire(fd_lock(p));
 		if (in_table(fd) && class_raw(p, fd) == MONITOR)
 			mark(p, fd, FD_NONE);
 		if (in_table((int)n))
 			mark(p, (int)n, MONITOR);
-		lock_release(&p->fds.lock);
+		lock_release(fd_lock(p));
 	}
 	return (int)n;
 }
@@ -410,7 +472,7 @@ static long dup_onto(struct thread *t, int from, int to, u32 flags)
 	struct proc *p = t->proc;
 	if (!may_have(p, to))
 		return -EBADF;
-	lock_acquire(&p->fds.lock);
+	lock_acquire(fd_lock(p));
 	enum fd_class class = fd_class_of(p, from); /* closing and replacing take the lock as well */
 	u8 there = class_raw(p, to);
 	long r;
@@ -422,7 +484,7 @@ static long dup_onto(struct thread *t, int from, int to, u32 flags)
 		r = host_call(__NR_dup3, from, to, flags);
 	if (r >= 0)
 		mark(p, to, (u8)class);
-	lock_release(&p->fds.lock);
+	lock_release(fd_lock(p));
 	return r;
 }
 
@@ -456,7 +518,7 @@ long h_dup3(struct thread *t, struct call *c)
 #define CLOSE_RANGE_UNSHARE 2u
 #define CLOSE_RANGE_CLOEXEC 4u
 
-/* Only published numbers. UNSHARE means nothing here: the table is shared with nobody but this process' own threads. */
+/* Only published numbers. UNSHARE parts from other processes only, not from threads of this one. */
 long h_close_range(struct thread *t, struct call *c)
 {
 	(void)c;
@@ -465,7 +527,12 @@ long h_close_range(struct thread *t, struct call *c)
 	u32 first = (u32)a[0], last = (u32)a[1], flags = (u32)a[2];
 	if (first > last || flags & ~(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC))
 		return -EINVAL;
-	lock_acquire(&p->fds.lock);
+	if (flags & CLOSE_RANGE_UNSHARE) {
+		long r = fd_unshare(t);
+		if (r)
+			return r;
+	}
+	lock_acquire(fd_lock(p));
 	for (u32 fd = first; fd <= last && fd < tail(p)->high; fd++) {
 		if (!fd_published(p, (int)fd))
 			continue;
@@ -474,132 +541,8 @@ long h_close_range(struct thread *t, struct call *c)
 		else
 			close_locked(p, (int)fd);
 	}
-	lock_release(&p->fds.lock);
+	lock_release(fd_lock(p));
 	return 0;
-}
-
-/* Two new descriptors into guest memory, as the kernel does: nothing stays open when they cannot be written. */
-static long give_pair(struct thread *t, u64 where, const int pair[2], enum fd_class class)
-{
-	int given[2];
-	long a = fd_publish_as(t, pair[0], class), b = fd_publish_as(t, pair[1], class);
-	long r = a < 0 ? a : b < 0 ? b : 0;
-	given[0] = (int)a;
-	given[1] = (int)b;
-	if (!r)
-		r = copy_to_guest(gptr_of(where), given, sizeof given);
-	for (int i = 0; r && i < 2; i++)
-		if (given[i] >= 0)
-			fd_close(t, given[i]);
-	return r;
-}
-
-static long make_pipe(struct thread *t, u64 where, u32 flags)
-{
-	int pair[2];
-	long r = host_call(__NR_pipe2, pair, flags);
-	return r ? r : give_pair(t, where, pair, FD_PIPE);
-}
-
-long h_pipe(struct thread *t, struct call *c)
-{
-	(void)c;
-	return make_pipe(t, marshal_of(t)->arg[0], 0);
-}
-
-long h_pipe2(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	if (a[1] & ~(u64)(O_CLOEXEC | O_NONBLOCK | 040000u)) /* O_DIRECT; notification pipes belong to keyrings */
-		return -EINVAL;
-	return make_pipe(t, a[0], (u32)a[1]);
-}
-
-static bool family_offered(u64 family)
-{
-	return family < 32 && SOCKET_FAMILIES >> family & 1;
-}
-
-long h_socketpair(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	int pair[2];
-	if (!family_offered(a[0]))
-		return refuse(t, -EAFNOSUPPORT);
-	long r = host_call(__NR_socketpair, a[0], a[1], a[2], pair);
-	return r ? r : give_pair(t, a[3], pair, FD_SOCKET);
-}
-
-long h_socket(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	if (!family_offered(a[0]))
-		return refuse(t, -EAFNOSUPPORT);
-	long r = host_call(__NR_socket, a[0], a[1], a[2]);
-	return r < 0 ? r : fd_publish_as(t, (int)r, FD_SOCKET);
-}
-
-static long make_eventfd(struct thread *t, u64 count, u64 flags)
-{
-	long r = host_call(__NR_eventfd2, count, flags);
-	return r < 0 ? r : fd_publish_as(t, (int)r, FD_EVENT);
-}
-
-long h_eventfd(struct thread *t, struct call *c)
-{
-	(void)c;
-	return make_eventfd(t, marshal_of(t)->arg[0], 0);
-}
-
-long h_eventfd2(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	return make_eventfd(t, a[0], a[1]);
-}
-
-long h_epoll_create(struct thread *t, struct call *c)
-{
-	(void)c;
-	if ((i32)marshal_of(t)->arg[0] <= 0)
-		return -EINVAL;
-	long r = host_call(__NR_epoll_create1, 0);
-	return r < 0 ? r : fd_publish(t, (int)r);
-}
-
-#define MFD_HUGETLB 4u
-
-long h_memfd_create(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	if (a[1] & MFD_HUGETLB) /* pages that do not fit the 4 KiB guest page tables */
-		return -ENOSYS;
-	long r = host_call(__NR_memfd_create, a[0], a[1]);
-	return r < 0 ? r : fd_publish_as(t, (int)r, FD_FILE);
-}
-
-static long make_signalfd(struct thread *t, int fd, u64 mask, u64 size, u64 flags)
-{
-	long r = host_call(__NR_signalfd4, fd, mask, size, flags);
-	return r < 0 || r == fd ? r : fd_publish(t, (int)r);
-}
-
-long h_signalfd(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	return make_signalfd(t, (int)a[0], a[1], a[2], 0);
-}
-
-long h_signalfd4(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	return make_signalfd(t, (int)a[0], a[1], a[2], a[3]);
 }
 
 /* F_DUPFD and F_DUPFD_CLOEXEC; the rest of fcntl is in syscalls/fs.c. */

@@ -43,6 +43,7 @@ struct sigaction_k { /* kernel layout of rt_sigaction's argument */
 /* Signal state of a process; threads of the process share it, a vfork child has a copy. Owner: signal.c */
 struct signals {
 	struct lock lock;
+	bool shared;               /* with another process: CLONE_SIGHAND. For ever. */
 	struct sigaction_k action[NSIG + 1];
 };
 
@@ -50,7 +51,6 @@ struct signals {
 enum fd_class { FD_NONE = 0, FD_OTHER, FD_FILE, FD_DIR, FD_PIPE, FD_SOCKET, FD_TTY, FD_EVENT, FD_PROC, FD_PROC_DIR, FD_PATH };
 struct fdtab {
 	u8 *class_of;      /* FD_MAX bytes, reserved memory */
-	struct lock lock;
 };
 
 /* Ring server of a process. Owner: ring.c */
@@ -74,11 +74,13 @@ struct proc {
 	_Atomic u32 no_new_privs;      /* as the program sees it */
 	const struct psb_policy *policy;
 	struct tracer tracer;
-	struct signals sig;
+	struct signals *sig, own_sig; /* own_sig, unless another process' are shared */
 	struct fdtab fds;
 	struct vm *vm;              /* KVM side; shared with the parent while a vfork child runs */
 	struct mm *mm;              /* guest address space; likewise */
 	bool clear_handlers;        /* a child that shares memory begins without signal handlers */
+	bool shares_memory;         /* the structure is one of proc.c's, in memory that other processes have as well */
+	bool vfork_child;           /* its parent waits for it */
 	struct thread *vfork_parent;/* set in a vfork child until exec/exit */
 	/* Monitor descriptors. vault_fd never moves; vault_fd-1 and vault_fd+1 are kept free for exec. */
 	int vault_fd;
@@ -216,6 +218,12 @@ u32 fd_map_size(struct proc *p);
 void fd_map(struct proc *p, u64 *map, u32 n);
 bool fd_full(struct proc *p); /* a new descriptor would have a number above the guest's limit */
 void fd_copy(struct proc *child, struct proc *parent);/* vfork child: own table */
+void fd_share(struct proc *child, struct proc *parent); /* CLONE_FILES */
+bool fd_shared(struct proc *p);
+long fd_unshare(struct thread *t); /* 0 or -errno: a table for this process alone, of the kernel's descriptors and of ours */
+void fd_forked(struct proc *p);
+void fd_release(struct proc *p);
+struct lock *fd_lock(struct proc *p); /* of the table */
 /* Move a monitor descriptor to a free high number (CLOEXEC as asked). */
 int fd_move_high(struct proc *p, int fd, bool cloexec);
 #define FD_MAX 1048576

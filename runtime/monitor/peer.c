@@ -143,7 +143,7 @@ struct peer_status peer_own_status(const struct proc *p)
 	static const u8 faults[] = {SIGSEGV, SIGBUS};
 	struct peer_status s = {.threads = p->nthreads, .no_new_privs = (u8)p->no_new_privs};
 	for (u32 i = 0; i < ARRAY_LEN(faults); i++) {
-		u64 handler = p->sig.action[faults[i]].handler;
+		u64 handler = p->sig->action[faults[i]].handler;
 		s.caught |= (u8)((handler > SIG_IGN) << i);
 		s.ignored |= (u8)((handler == SIG_IGN) << i);
 	}

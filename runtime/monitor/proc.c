@@ -30,11 +30,6 @@
 #define CLONE_NEW_ANY 0x7e020080ul
 #define CSIGNAL 0xfful
 
-#define ARCH_SET_GS 0x1001
-#define ARCH_SET_FS 0x1002
-#define ARCH_GET_FS 0x1003
-#define ARCH_GET_GS 0x1004
-
 long clone_thread(u64 flags, void *stack_top, int *ptid, int *ctid, void *tls, void (*fn)(void *), void *arg);
 _Noreturn void thread_leave(_Atomic u32 *state, u32 value);
 
@@ -45,27 +40,55 @@ struct thread *thread_first(struct proc *p)
 {
 	main_thread.self = &main_thread;
 	main_thread.proc = p;
+	p->sig = &p->own_sig;
 	main_thread.state = THREAD_USED;
 	threads.entry[0] = &main_thread;
 	p->nthreads = 1;
 	return &main_thread;
 }
 
-struct thread *thread_take(struct proc *p)
+/* What processes that shared this memory and are gone have left: nobody was there to give it back. */
+static void collect_dead(struct proc *p)
 {
-	struct thread *t = NULL;
-	lock_acquire(&threads.lock);
-	for (u32 i = 0; i < VCPU_MAX && !t; i++) {
+	for (u32 i = 0; i < VCPU_MAX && threads.entry[i]; i++) {
+		struct thread *t = threads.entry[i];
+		struct proc *dead = t->proc;
+		if (t->state != THREAD_USED || dead == p || !dead->shares_memory || dead->vfork_child || t->tid != dead->pid || host_call(__NR_kill, dead->pid, 0) != -ESRCH)
+			continue;
+		for (u32 k = 0; k < VCPU_MAX && threads.entry[k]; k++)
+			if (threads.entry[k]->proc == dead && threads.entry[k]->state != THREAD_FREE) {
+				vcpu_release(p->vm, threads.entry[k]);
+				threads.entry[k]->proc = p;
+				threads.entry[k]->state = THREAD_FREE;
+			}
+		proc_dispose(dead);
+	}
+}
+
+static struct thread *free_entry(void)
+{
+	for (u32 i = 0; i < VCPU_MAX; i++) {
 		if (!threads.entry[i]) {
 			struct thread *n = host_alloc(sizeof *n);
 			if (!n)
-				break;
+				return NULL;
 			n->index = i;
 			threads.entry[i] = n;
 		}
 		u32 free = THREAD_FREE;
 		if (atomic_compare_exchange_strong(&threads.entry[i]->state, &free, THREAD_USED))
-			t = threads.entry[i];
+			return threads.entry[i];
+	}
+	return NULL;
+}
+
+struct thread *thread_take(struct proc *p)
+{
+	lock_acquire(&threads.lock);
+	struct thread *t = free_entry();
+	if (!t) {
+		collect_dead(p);
+		t = free_entry();
 	}
 	lock_release(&threads.lock);
 	if (!t)
@@ -81,8 +104,8 @@ struct thread *thread_take(struct proc *p)
 		t->stack_len = THREAD_STACK;
 	}
 	t->self = t;
-	t->proc = p;
 	t->tid = 0;
+	t->proc = p;
 	t->slot = (volatile struct psb_slot *)(p->mm->slots + t->index * PSB_SLOT_SIZE);
 	t->slot->post = PSB_SLOT_IDLE;
 	t->slot->pending = 0;
@@ -228,6 +251,11 @@ static void become_forked_child(struct thread *t, const struct clone_request *q,
 			threads.entry[i]->state = THREAD_FREE;
 	p->nthreads = 1;
 	p->mm->users = 1;
+	p->own_sig = *p->sig; /* shared with nobody, whatever the parent's are */
+	p->own_sig.shared = false;
+	p->sig = &p->own_sig;
+	p->shares_memory = p->vfork_child = false;
+	fd_forked(p);
 	p->vfork_parent = NULL;
 	t->sig_pending = 0;
 	t->busy = 0;
@@ -254,7 +282,7 @@ static void become_forked_child(struct thread *t, const struct clone_request *q,
 static long fork_process(struct thread *t, struct call *c, const struct clone_request *q)
 {
 	struct proc *p = t->proc;
-	if (q->flags & (CLONE_FILES | CLONE_SIGHAND)) /* sharing a table that only one of the monitors would keep */
+	if (q->flags & CLONE_FILES) /* one table of the kernel's, two copies of ours */
 		return -EINVAL;
 	static const u64 pass = CLONE_FS | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT | CLONE_IO | CLONE_SYSVSEM | CLONE_VFORK;
 	struct kvm_regs regs = call_return_regs(t, c);
@@ -273,13 +301,13 @@ static long fork_process(struct thread *t, struct call *c, const struct clone_re
 	lock_acquire(&threads.lock);
 	lock_acquire(&p->mm->lock);
 	lock_acquire(&p->vm->lock);
-	lock_acquire(&p->fds.lock);
-	lock_acquire(&p->sig.lock);
+	lock_acquire(fd_lock(p));
+	lock_acquire(&p->sig->lock);
 	tracer_lock(&p->tracer);
 	r = host_call(__NR_clone, host_flags(q, pass) | (u64)q->exit_signal, 0, q->flags & CLONE_PIDFD ? (u64)&pidfd : q->ptid, q->ctid, 0);
 	tracer_unlock(&p->tracer);
-	lock_release(&p->sig.lock);
-	lock_release(&p->fds.lock);
+	lock_release(&p->sig->lock);
+	lock_release(fd_lock(p));
 	lock_release(&p->vm->lock);
 	lock_release(&p->mm->lock);
 	lock_release(&threads.lock);
@@ -295,6 +323,17 @@ static long fork_process(struct thread *t, struct call *c, const struct clone_re
 
 /* --- children that share memory (vfork, posix_spawn) ------------------------------------------------------------ */
 
+/* One that is to live on: others may ask about it. */
+static void register_peer(struct proc *p)
+{
+	struct vault v;
+	if (vault_open(p->vault_fd, &v))
+		return;
+	peer_start(p, &v);
+	vault_close(&v, 0);
+	peer_open(p);
+}
+
 static void shared_child_main(void *arg)
 {
 	struct thread *t = arg;
@@ -305,6 +344,8 @@ static void shared_child_main(void *arg)
 	if (p->clear_handlers)
 		signal_clear_handlers(p);
 	signal_thread_start(t, NULL);
+	if (!p->vfork_child)
+		register_peer(p);
 	ring_process_runs(p, t);
 	thread_run(t);
 }
@@ -313,8 +354,6 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 {
 	struct proc *p = t->proc;
 	bool borrow = q->flags & CLONE_VFORK;
-	if (q->flags & (CLONE_FILES | CLONE_SIGHAND))
-		return -EINVAL; /* LinuxThreads-style processes: the descriptor table would be kept twice */
 	int pidfd = -1;
 	long r = check_pidfd(q);
 	if (r)
@@ -353,11 +392,20 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 	child_user_state(n, t, q, regs, fs, gs);
 	cp->nthreads = 1;
 	cp->clear_handlers = q->flags & CLONE_CLEAR_SIGHAND;
-	fd_copy(cp, p);
-	static const u64 pass = CLONE_VM | CLONE_VFORK | CLONE_FS | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT | CLONE_IO | CLONE_SYSVSEM;
-	lock_acquire(&p->sig.lock);
-	memcpy(cp->sig.action, p->sig.action, sizeof cp->sig.action);
-	lock_release(&p->sig.lock);
+	cp->vfork_child = borrow;
+	if (q->flags & CLONE_FILES)
+		fd_share(cp, p);
+	else
+		fd_copy(cp, p);
+	static const u64 pass = CLONE_VM | CLONE_VFORK | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT | CLONE_IO | CLONE_SYSVSEM;
+	lock_acquire(&p->sig->lock);
+	if (q->flags & CLONE_SIGHAND) {
+		cp->sig = p->sig;
+		p->sig->shared = true;
+	} else {
+		memcpy(cp->own_sig.action, p->sig->action, sizeof cp->own_sig.action);
+	}
+	lock_release(&p->sig->lock);
 	r = signal_block(t);
 	if (!r)
 		r = clone_thread(host_flags(q, pass) | CLONE_SETTLS | (u64)q->exit_signal, (u8 *)n->stack + n->stack_len,
@@ -392,8 +440,10 @@ struct proc *cp_prepare(struct proc *cp, const struct proc *p)
 {
 	memcpy(cp, p, sizeof *cp);
 	cp->exec_lock = (struct lock){0};
-	cp->sig.lock = (struct lock){0};
-	cp->fds.lock = (struct lock){0};
+	cp->shares_memory = true;
+	cp->sig = &cp->own_sig;
+	cp->own_sig.lock = (struct lock){0};
+	cp->own_sig.shared = false;
 	cp->fds.class_of = NULL;
 	cp->peer = NULL;
 	tracer_init_child(&cp->tracer);
@@ -403,8 +453,9 @@ struct proc *cp_prepare(struct proc *cp, const struct proc *p)
 void proc_dispose(struct proc *cp)
 {
 	ring_dispose(cp);
-	host_free(cp->fds.class_of, FD_MAX);
-	host_free(cp, sizeof *cp);
+	fd_release(cp);
+	if (!cp->own_sig.shared) /* else another process uses what is in it */
+		host_free(cp, sizeof *cp);
 }
 
 /* --- the system calls --------------------------------------------------------------------------------------------- */
@@ -493,33 +544,6 @@ long h_vfork(struct thread *t, struct call *c)
 	return clone_any(t, c, &q);
 }
 
-/* --- credentials ----------------------------------------------------------------------------------------------------
- * They belong to the host thread, as in Linux (a C library carries a change to its other threads by itself). Only the ring server is
- * a thread the program does not know: it serves threads with its own credentials and gives way after a change. */
-static void effective_ids(u32 ids[4])
-{
-	static const u16 ask[] = {__NR_geteuid, __NR_getegid, __NR_setfsuid, __NR_setfsgid}; /* the latter tell when they are given nonsense */
-	for (u32 i = 0; i < ARRAY_LEN(ask); i++)
-		ids[i] = (u32)host_call(ask[i], -1);
-}
-
-long proc_change_credentials(struct thread *t, long nr, const u64 arg[6])
-{
-	static _Atomic u32 generation;
-	u32 before[4], after[4];
-	effective_ids(before);
-	long r = host_call(nr, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
-	effective_ids(after);
-	if (memcmp(before, after, sizeof before)) /* as commit_creds() does */
-		peer_set_dumpable(t->proc, false);
-	if (r >= 0) {
-		t->cred_gen = atomic_fetch_add(&generation, 1) + 1;
-		ring_retire(t->proc);
-		host_call(__NR_prctl, 4 /* PR_SET_DUMPABLE */, 0, 0, 0, 0);
-	}
-	return r;
-}
-
 /* --- exit ------------------------------------------------------------------------------------------------------------ */
 
 long h_exit_group(struct thread *t, struct call *c)
@@ -561,36 +585,4 @@ void thread_killed_by_policy(struct thread *t)
 	if (!proc_count_threads(t->proc, -1))
 		signal_die(t, SIGSYS);
 	leave_program(t);
-}
-
-long h_arch_prctl(struct thread *t, struct call *c)
-{
-	u64 v;
-	switch ((int)c->arg[0]) {
-	case ARCH_SET_FS:
-		if (c->arg[1] >= 0x7ffffffff000ul)
-			return -EPERM;
-		vcpu_set_fs(t, c->arg[1]);
-		return 0;
-	case ARCH_SET_GS:
-		return gs_set(t, c->arg[1]);
-	case ARCH_GET_FS:
-		v = vcpu_get_fs(t);
-		return copy_to_guest(gptr_of(c->arg[1]), &v, 8);
-	case ARCH_GET_GS:
-		v = gs_get(t);
-		return copy_to_guest(gptr_of(c->arg[1]), &v, 8);
-	case 0x1011: /* ARCH_GET_CPUID */
-		return 1;
-	}
-	return -EINVAL;
-}
-
-long h_set_tid_address(struct thread *t, struct call *c)
-{
-	/* The kernel clears it and wakes its futex when this host thread ends: guest address and host address are the same. */
-	if (c->arg[0] >= PSB_GUEST_LIMIT)
-		return -EFAULT;
-	host_call(__NR_set_tid_address, c->arg[0]);
-	return t->tid;
 }

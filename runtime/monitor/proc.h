@@ -132,6 +132,9 @@ const struct host_facts *host_facts(struct proc *p, u32 *len);
 /* exec.c: the container's first program, found by path; argv gets a script's interpreter in front. */
 long exec_first(struct thread *t, struct program *prog, const char *path, u64 *argc, char ***argv);
 
+/* A process that shares its signal handlers ends by this signal behind an execve, which parts it from them. Returns only when that fails. */
+void exec_to_die(struct thread *t, int signo);
+
 /* run.c */
 /* Registers as they will be behind the system call now served (RIP set, RAX not). */
 struct kvm_regs call_return_regs(struct thread *t, const struct call *c);

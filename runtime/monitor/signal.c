@@ -132,7 +132,7 @@ static void on_host_signal(int signo, struct siginfo_k *info, struct host_uconte
 			mc->rip = fixup;
 			return;
 		}
-		if (peer_signal(t, info) || t->proc->sig.action[signo].handler == SIG_IGN)
+		if (peer_signal(t, info) || t->proc->sig->action[signo].handler == SIG_IGN)
 			return;
 		if (!t->run) {
 			forward(t, info);
@@ -181,10 +181,10 @@ void signal_start(struct proc *p, struct thread *t)
 	for (int signo = 1; signo <= NSIG; signo++) {
 		struct sigaction_k inherited = {0};
 		host_call(__NR_rt_sigaction, signo, 0, &inherited, SET_BYTES);
-		p->sig.action[signo] = (struct sigaction_k){.handler = inherited.handler == SIG_IGN ? SIG_IGN : SIG_DFL};
+		p->sig->action[signo] = (struct sigaction_k){.handler = inherited.handler == SIG_IGN ? SIG_IGN : SIG_DFL};
 	}
-	set_host_action(SIGSEGV, &p->sig.action[SIGSEGV]);
-	set_host_action(SIGBUS, &p->sig.action[SIGBUS]);
+	set_host_action(SIGSEGV, &p->sig->action[SIGSEGV]);
+	set_host_action(SIGBUS, &p->sig->action[SIGBUS]);
 	u64 mask = 0;
 	host_call(__NR_rt_sigprocmask, SIG_SETMASK, 0, &mask, SET_BYTES);
 	t->sigmask = mask;
@@ -241,7 +241,7 @@ void signal_unblock(struct thread *t)
 void signal_clear_handlers(struct proc *p)
 {
 	for (int signo = 1; signo <= NSIG; signo++) {
-		struct sigaction_k *act = &p->sig.action[signo];
+		struct sigaction_k *act = &p->sig->action[signo];
 		*act = (struct sigaction_k){.handler = act->handler == SIG_IGN ? SIG_IGN : SIG_DFL};
 		set_host_action(signo, act);
 	}
@@ -255,12 +255,12 @@ static void show_copy_faults(struct proc *p, bool as_guest)
 	static const int both[] = {SIGSEGV, SIGBUS};
 	for (u32 i = 0; i < ARRAY_LEN(both); i++) {
 		struct sigaction_k k = {.handler = SIG_IGN};
-		if (p->sig.action[both[i]].handler != SIG_IGN)
+		if (p->sig->action[both[i]].handler != SIG_IGN)
 			continue;
 		if (as_guest)
 			host_call(__NR_rt_sigaction, both[i], &k, 0, SET_BYTES);
 		else
-			set_host_action(both[i], &p->sig.action[both[i]]);
+			set_host_action(both[i], &p->sig->action[both[i]]);
 	}
 }
 
@@ -278,9 +278,12 @@ long signal_exec(struct thread *t, u64 fd, u64 path, u64 argv, u64 envp, u64 fla
 	long r = open_host_mask(t, t->sigmask);
 	if (!r) {
 		const u64 arg[6] = {fd, path, argv, envp, flags};
-		show_copy_faults(t->proc, true);
+		/* shared, it would be the other process' host handler too */
+		if (!t->proc->sig->shared)
+			show_copy_faults(t->proc, true);
 		r = signal_call(&t->sig_pending, __NR_execveat, arg);
-		show_copy_faults(t->proc, false);
+		if (!t->proc->sig->shared)
+			show_copy_faults(t->proc, false);
 	}
 	if (t->sig_pending)
 		set_host_mask(HOST_FULL_MASK);
@@ -319,11 +322,16 @@ static void die_by_fault(int signo)
 
 _Noreturn void signal_die(struct thread *t, int signo)
 {
-	/* For ever: no other thread may install a handler now. */
-	lock_acquire(&t->proc->sig.lock);
+	bool shared = t->proc->sig->shared;
+	if (!shared) /* For ever: no other thread may install a handler now. */
+		lock_acquire(&t->proc->sig->lock);
 	proc_trace_exit(t->proc, t, (u64)signo);
 	peer_gone(t->proc);
 	host_call(__NR_prctl, 4 /* PR_SET_DUMPABLE */, 0, 0, 0, 0); /* a core would be the monitor's */
+	if (shared && SIG_BIT(signo) & SIG_COPY_FAULTS) { /* the other process needs the host's handler */
+		exec_to_die(t, signo);
+		host_call(__NR_kill, host_call(__NR_getpid), SIGKILL);
+	}
 	struct sigaction_k k = {.handler = SIG_DFL};
 	host_call(__NR_rt_sigaction, signo, &k, 0, SET_BYTES);
 	set_host_mask(~SIG_BIT(signo));
@@ -338,7 +346,7 @@ _Noreturn void signal_die(struct thread *t, int signo)
 /* The action for one delivery; SA_RESETHAND takes effect here, as in the kernel before the frame is built. */
 static struct sigaction_k take_action(struct thread *t, int signo)
 {
-	struct signals *s = &t->proc->sig;
+	struct signals *s = t->proc->sig;
 	lock_acquire(&s->lock);
 	struct sigaction_k act = s->action[signo];
 	if (act.handler > SIG_IGN && (act.flags & SA_RESETHAND)) {
@@ -660,7 +668,7 @@ long h_rt_sigaction(struct thread *t, struct call *c)
 		return -EFAULT;
 	if (signo < 1 || signo > NSIG || (c->arg[1] && (SIG_BIT(signo) & SIG_UNBLOCKABLE)))
 		return -EINVAL;
-	struct signals *s = &t->proc->sig;
+	struct signals *s = t->proc->sig;
 	lock_acquire(&s->lock);
 	old = s->action[signo];
 	if (c->arg[1]) {

@@ -198,6 +198,17 @@ static u64 find_aux(const u64 *auxv, u64 type)
 	return 0;
 }
 
+static _Noreturn void end_by_signal(int signo)
+{
+	u64 mask = 0;
+	struct sigaction_k act = {0}; /* SIG_DFL */
+	host_call(__NR_rt_sigaction, signo, &act, 0, sizeof mask);
+	host_call(__NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &mask, 0, sizeof mask);
+	host_call(__NR_tgkill, host_call(__NR_getpid), host_call(__NR_gettid), signo);
+	for (;;)
+		host_call(__NR_exit_group, 128 + signo);
+}
+
 static void identify(int fd, u64 *dev, u64 *ino)
 {
 	u64 st[18];
@@ -238,6 +249,8 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	host_call(__NR_fcntl, p->vault_fd, F_SETFD, 1);
 	const struct psb_start *start = read_start_record(start_fd);
 	host_call(__NR_close, start_fd);
+	if (start->end_signal)
+		end_by_signal((int)start->end_signal);
 	if (!start->is_exec) /* a guest's execve has inherited it */
 		confine();
 	if (start->wait_fd)

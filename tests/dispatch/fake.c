@@ -207,6 +207,11 @@ void peer_tell_status(struct proc *p)
 	(void)p;
 }
 
+void proc_part_from_ring(struct thread *t)
+{
+	t->cred_gen++;
+}
+
 void peer_set_dumpable(struct proc *p, bool dumpable)
 {
 	p->dumpable = dumpable;
@@ -272,6 +277,7 @@ int fake_start(void)
 	thread.proc = &proc;
 	thread.tid = proc.pid = 7;
 	proc.mm = &mm;
+	proc.sig = &proc.own_sig;
 	mm.users = 1;
 	proc.policy = &policy;
 	proc.vault_fd = 1001;

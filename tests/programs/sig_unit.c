@@ -124,6 +124,11 @@ void peer_gone(struct proc *p)
 	(void)p;
 }
 
+void exec_to_die(struct thread *t, int signo)
+{
+	(void)t, (void)signo;
+}
+
 void proc_trace_exit(struct proc *p, struct thread *t, u64 status)
 {
 	(void)p, (void)t, (void)status;
@@ -584,6 +589,7 @@ static _Noreturn void test_main(void)
 	proc.pid = (int)host_call(__NR_getpid);
 	self.self = &self;
 	self.proc = &proc;
+	proc.sig = &proc.own_sig;
 	self.tid = proc.pid;
 	self.run = &run;
 	self.state = THREAD_USED;

@@ -173,7 +173,7 @@ long h_stat(struct thread *t, struct call *c)
 	(void)c;
 	struct stat_k st;
 	const u64 *a = marshal_of(t)->arg;
-	return give_stat(t, host_call(__NR_stat, a[0], &st), &st, a[1], AT_FDCWD, (const char *)a[0], true);
+	return give_stat(t, host_call(__NR_newfstatat, AT_FDCWD, a[0], &st, 0), &st, a[1], AT_FDCWD, (const char *)a[0], true);
 }
 
 long h_lstat(struct thread *t, struct call *c)
@@ -181,7 +181,7 @@ long h_lstat(struct thread *t, struct call *c)
 	(void)c;
 	struct stat_k st;
 	const u64 *a = marshal_of(t)->arg;
-	return give_stat(t, host_call(__NR_lstat, a[0], &st), &st, a[1], AT_FDCWD, (const char *)a[0], false);
+	return give_stat(t, host_call(__NR_newfstatat, AT_FDCWD, a[0], &st, AT_SYMLINK_NOFOLLOW), &st, a[1], AT_FDCWD, (const char *)a[0], false);
 }
 
 long h_fstat(struct thread *t, struct call *c)

@@ -102,6 +102,8 @@ void fd_link(char buf[32], int fd);
 /* --- the core: provided by proc.c; a direct call as long as it is not ---------------------------------- */
 /* Policy verdict KILL_THREAD: the calling thread ends as by SIGSYS, with the process if it is the last. */
 _Noreturn void thread_killed_by_policy(struct thread *t);
+/* The thread has something of its own now that the ring server has otherwise. */
+void proc_part_from_ring(struct thread *t);
 long proc_change_credentials(struct thread *t, long nr, const u64 arg[6]);
 long h_set_robust_list(struct thread *t, struct call *c);
 long h_get_robust_list(struct thread *t, struct call *c);

@@ -1,0 +1,127 @@
+/* Calls that make descriptors out of nothing: pipes, sockets, event, signal and memory files. */
+#include "../linux_abi.h"
+#include "handlers.h"
+
+/* Two new descriptors into guest memory, as the kernel does: nothing stays open when they cannot be written. */
+static long give_pair(struct thread *t, u64 where, const int pair[2], enum fd_class class)
+{
+	int given[2];
+	long a = fd_publish_as(t, pair[0], class), b = fd_publish_as(t, pair[1], class);
+	long r = a < 0 ? a : b < 0 ? b : 0;
+	given[0] = (int)a;
+	given[1] = (int)b;
+	if (!r)
+		r = copy_to_guest(gptr_of(where), given, sizeof given);
+	for (int i = 0; r && i < 2; i++)
+		if (given[i] >= 0)
+			fd_close(t, given[i]);
+	return r;
+}
+
+static long make_pipe(struct thread *t, u64 where, u32 flags)
+{
+	int pair[2];
+	long r = host_call(__NR_pipe2, pair, flags);
+	return r ? r : give_pair(t, where, pair, FD_PIPE);
+}
+
+long h_pipe(struct thread *t, struct call *c)
+{
+	(void)c;
+	return make_pipe(t, marshal_of(t)->arg[0], 0);
+}
+
+long h_pipe2(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	if (a[1] & ~(u64)(O_CLOEXEC | O_NONBLOCK | 040000u)) /* O_DIRECT; notification pipes belong to keyrings */
+		return -EINVAL;
+	return make_pipe(t, a[0], (u32)a[1]);
+}
+
+static bool family_offered(u64 family)
+{
+	return family < 32 && SOCKET_FAMILIES >> family & 1;
+}
+
+long h_socketpair(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	int pair[2];
+	if (!family_offered(a[0]))
+		return refuse(t, -EAFNOSUPPORT);
+	long r = host_call(__NR_socketpair, a[0], a[1], a[2], pair);
+	return r ? r : give_pair(t, a[3], pair, FD_SOCKET);
+}
+
+long h_socket(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	if (!family_offered(a[0]))
+		return refuse(t, -EAFNOSUPPORT);
+	long r = host_call(__NR_socket, a[0], a[1], a[2]);
+	return r < 0 ? r : fd_publish_as(t, (int)r, FD_SOCKET);
+}
+
+static long make_eventfd(struct thread *t, u64 count, u64 flags)
+{
+	long r = host_call(__NR_eventfd2, count, flags);
+	return r < 0 ? r : fd_publish_as(t, (int)r, FD_EVENT);
+}
+
+long h_eventfd(struct thread *t, struct call *c)
+{
+	(void)c;
+	return make_eventfd(t, marshal_of(t)->arg[0], 0);
+}
+
+long h_eventfd2(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return make_eventfd(t, a[0], a[1]);
+}
+
+long h_epoll_create(struct thread *t, struct call *c)
+{
+	(void)c;
+	if ((i32)marshal_of(t)->arg[0] <= 0)
+		return -EINVAL;
+	long r = host_call(__NR_epoll_create1, 0);
+	return r < 0 ? r : fd_publish(t, (int)r);
+}
+
+#define MFD_HUGETLB 4u
+
+long h_memfd_create(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	if (a[1] & MFD_HUGETLB) /* pages that do not fit the 4 KiB guest page tables */
+		return -ENOSYS;
+	long r = host_call(__NR_memfd_create, a[0], a[1]);
+	return r < 0 ? r : fd_publish_as(t, (int)r, FD_FILE);
+}
+
+static long make_signalfd(struct thread *t, int fd, u64 mask, u64 size, u64 flags)
+{
+	long r = host_call(__NR_signalfd4, fd, mask, size, flags);
+	return r < 0 || r == fd ? r : fd_publish(t, (int)r);
+}
+
+long h_signalfd(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return make_signalfd(t, (int)a[0], a[1], a[2], 0);
+}
+
+long h_signalfd4(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return make_signalfd(t, (int)a[0], a[1], a[2], a[3]);
+}

@@ -1,0 +1,33 @@
+"""Children that share memory, descriptors, handlers or directories with their parent, beside runc."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support_programs import compare, compile_program, make_bundle, pysandbox, run_bundle
+
+pytestmark = [pytest.mark.kvm, pytest.mark.root]
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    where = tmp_path / "built"
+    where.mkdir()
+    compile_program(where / "clone", "bnd_clone.c")
+    return where
+
+
+def test_children_share_what_they_shall(tmp_path: Path, debian_rootfs: Path, built: Path) -> None:
+    result = compare(make_bundle(tmp_path / "clone", debian_rootfs, ["/tmp/built/clone"], built=built))
+    lines = result.stdout.decode().splitlines()
+    assert lines[-1] == "end"
+    assert not [line for line in lines if line.startswith(("  read", "main", "thread:"))]
+
+
+@pytest.mark.parametrize("dispatch", ["ring", "exit"])
+def test_by_every_door(tmp_path: Path, debian_rootfs: Path, built: Path, dispatch: str) -> None:
+    annotations = {"dev.pysandbox.dispatch": dispatch}
+    bundle = make_bundle(tmp_path / dispatch, debian_rootfs, ["/tmp/built/clone"], built=built, annotations=annotations)
+    result = run_bundle(pysandbox(), bundle)
+    assert (result.status, result.stdout.decode().splitlines()[-1], result.stderr) == (0, "end", b""), result
