@@ -28,7 +28,7 @@ OWN = """
     memfd_create mmap mount mprotect mq_notify mq_open mremap munmap name_to_handle_at newfstatat openat openat2
     pause personality pipe2 poll ppoll prctl pread64 preadv preadv2 prlimit64 pselect6 pwrite64 pwritev pwritev2
     read readlinkat readv recvfrom recvmsg rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend
-    rt_sigtimedwait sched_setattr select semctl sendmsg sendto set_tid_address setsockopt shmat shmdt shmget signalfd4
+    rt_sigtimedwait sched_setattr select semctl sendmsg sendto set_tid_address setns setsockopt shmat shmdt shmget signalfd4
     socket socketpair statx umount2 unshare utimensat waitid write writev
     restart_syscall
 """.split()  # the last: how the kernel itself continues a call with a timeout after SIGSTOP
@@ -52,10 +52,15 @@ KVM = {
 # Calls that a kernel refuses first of all for want of a capability: without it they are not reachable at all.
 CAP_SYS_ADMIN = 21
 CAPABLE = dict.fromkeys(("mount", "umount2", "pivot_root", "sethostname", "setdomainname"), CAP_SYS_ADMIN)
+CAPABLE_BY_ARGUMENT = dict.fromkeys(("clone", "setns", "unshare"), CAP_SYS_ADMIN)
+"""The same for some of their flags."""
 
-NEW_NAMESPACES = 0x7E020000
-UNSHARED = [0x200, 0x400, 0x40000, 0x40200]
-"""CLONE_FS, CLONE_FILES, CLONE_SYSVSEM; the first and the last together."""
+UNSHARED = 0x40600
+"""CLONE_FS, CLONE_FILES, CLONE_SYSVSEM."""
+NEW_NAMESPACES = 0x7E020080
+"""All kinds; by clone(2)'s flags, where the last is part of the signal's number."""
+ALLOWED_NAMESPACES = 0x4E020000
+"""Mount, cgroup, uts, ipc, net: `CLONE_NEW_ALLOWED` of linux_abi.h."""
 PROT_EXEC = 4
 SHM_EXEC = 0o100000
 AT_EMPTY_PATH = 0x1000
@@ -144,6 +149,21 @@ def without(arg: int, bits: int, otherwise: int = KILL_PROCESS) -> Rule:
     return rule
 
 
+def namespaces_rule(arg: int, refused: int, *, needed: bool = False) -> Rule:
+    """Flags in `refused` kill, the allowed kinds of namespaces need the capability. `needed`: so does everything else."""
+
+    def rule(p: Program) -> None:
+        p.argument(arg)
+        p.emit(JSET, refused, 0, 1)
+        p.emit(RET, KILL_PROCESS)
+        p.emit(JSET, ALLOWED_NAMESPACES, 0, 1)
+        p.capable.append((len(p.code), CAP_SYS_ADMIN))
+        p.emit(RET, ALLOW)
+        p.emit(RET, KILL_PROCESS if needed else ALLOW)
+
+    return rule
+
+
 def ioctl_rule(requests: list[int]) -> Rule:
     def rule(p: Program) -> None:
         p.argument(1)
@@ -221,7 +241,7 @@ class Sources:
         if not (self.ioctl and rows and families):
             raise ValueError("the handlers' lists were not found")
         self.families = [int(n) for n in re.findall(r"1u << (\d+)", families[1])]
-        unknown = {*OWN, *CAPABLE} - set(self.number)
+        unknown = {*OWN, *CAPABLE, *CAPABLE_BY_ARGUMENT} - set(self.number)
         twice = set(OWN) & self.passed
         if unknown or twice:
             raise ValueError(f"names without a row: {sorted(unknown)}; passed on anyhow: {sorted(twice)}")
@@ -236,18 +256,19 @@ class Sources:
         """Calls whose arguments are looked at."""
         return {
             "arch_prctl": one_of(0, [ARCH_SET_FS]),
-            "clone": without(0, NEW_NAMESPACES),
+            "clone": namespaces_rule(0, NEW_NAMESPACES & ~ALLOWED_NAMESPACES & ~0xFF),
             "execveat": one_of(4, [AT_EMPTY_PATH]),
             "ioctl": ioctl_rule(self.ioctl),
             "mmap": without(2, PROT_EXEC),
             "mprotect": without(2, PROT_EXEC),
             "personality": one_of(0, [0, ADDR_NO_RANDOMIZE, 0xFFFFFFFF]),
             "prctl": prctl_rule(self.prctl),
+            "setns": namespaces_rule(1, ~ALLOWED_NAMESPACES & 0xFFFFFFFF, needed=True),
             "setsockopt": setsockopt_rule,
             "shmat": without(2, SHM_EXEC),
             "socket": one_of(0, self.families, ERRNO | EAFNOSUPPORT),
             "socketpair": one_of(0, self.families, ERRNO | EAFNOSUPPORT),
-            "unshare": one_of(0, UNSHARED),
+            "unshare": namespaces_rule(0, ~(ALLOWED_NAMESPACES | UNSHARED) & 0xFFFFFFFF),
         }
 
 

@@ -46,17 +46,20 @@ def rows(text: str) -> list[tuple[int, str, str, str, str, str]]:
 HOST = """{count} host calls can be reached from a guest: the monitor's own seccomp filter (`hack/gen_host_filter.py`) lets these
 pass and kills the process at any other. It is made from the rows above that go straight to the kernel and from the list of
 what handlers and the monitor itself call. {capable} of them only exist for containers with CAP_SYS_ADMIN ({capable_names}),
-and of {rules} the arguments are looked at ({rule_names}). The figure may only fall (`tests/test_host_filter.py`)."""
+and the new namespaces of {flags}; of {rules} the arguments are looked at ({rule_names}).
+The figure may only fall (`tests/test_host_filter.py`)."""
 
 
 def host_calls() -> list[str]:
     """The section on the monitor's filter."""
     sources = gen_host_filter.Sources(gen_host_filter.MONITOR)
-    capable = sorted(gen_host_filter.CAPABLE)
+    capable = sorted({*gen_host_filter.CAPABLE, "setns"})
+    flags = sorted({*gen_host_filter.CAPABLE_BY_ARGUMENT} - {"setns"})
     text = HOST.format(
         count=len(sources.allowed),
         capable=len(capable),
         capable_names=", ".join(capable),
+        flags=" and ".join(flags),
         rules=len(sources.rules),
         rule_names=", ".join(sorted(sources.rules)),
     )

@@ -58,6 +58,15 @@
 #define SOCKET_FAMILIES (1u << 1 | 1u << 2 | 1u << 10 | 1u << 16 | 1u << 17)
 
 #define PROC_SUPER_MAGIC 0x9fa0
+#define PROC_ROOT_INO 1
+
+/* Kinds of namespaces that a program may make and enter, where it has CAP_SYS_ADMIN. */
+#define CLONE_NEWNS 0x20000u
+#define CLONE_NEWCGROUP 0x2000000u
+#define CLONE_NEWUTS 0x4000000u
+#define CLONE_NEWIPC 0x8000000u
+#define CLONE_NEWNET 0x40000000u
+#define CLONE_NEW_ALLOWED (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET)
 #define ST_NOSYMFOLLOW 0x2000 /* statfs f_flags of a mount whose symbolic links are not followed */
 #define RLIMIT_NOFILE 7
 #define RLIMIT_STACK 3

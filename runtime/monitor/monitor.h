@@ -139,6 +139,7 @@ struct thread {
 	_Atomic u32 state;          /* THREAD_* in proc.c */
 	bool gs_changed;            /* the guest uses GS itself: trap door only */
 	bool call_on_ring;          /* `call` was begun by the ring server and continues on the thread */
+	bool own_fs;                /* root, working directory and umask are not those of other threads (nor of other programs) */
 	u32 cred_gen;               /* counts credential changes: the ring server has those of its creation */
 	u64 robust_list;            /* guest's list head; walked by us, the kernel is not shown it */
 	u32 memory_retries;         /* KVM_RUN failed on memory that is there: see run.c */

@@ -2,6 +2,7 @@
  *
  * A guest thread is a host thread with a vCPU; a forked process is a forked monitor with a new VM; a vfork child is a host process
  * that shares this memory and borrows the waiting parent's vCPU. */
+#include "linux_abi.h"
 #include "peer.h"
 #include "proc.h"
 #include "shim_offsets.h"
@@ -26,8 +27,7 @@
 #define CLONE_IO 0x80000000ul
 #define CLONE_CLEAR_SIGHAND 0x100000000ul
 #define CLONE_INTO_CGROUP 0x200000000ul
-/* new namespaces: mount, cgroup, uts, ipc, user, pid, net, time */
-#define CLONE_NEW_ANY 0x7e020080ul
+#define CLONE_NEW_ANY 0x7e020080ul /* namespaces: those of CLONE_NEW_ALLOWED, user, pid, time */
 #define CSIGNAL 0xfful
 
 long clone_thread(u64 flags, void *stack_top, int *ptid, int *ctid, void *tls, void (*fn)(void *), void *arg);
@@ -113,6 +113,7 @@ struct thread *thread_take(struct proc *p)
 	t->busy = 0;
 	t->call_on_ring = false;
 	t->gs_changed = false;
+	t->own_fs = false;
 	t->sig_pending = 0;
 	t->have_saved_sigmask = false;
 	t->robust_list = 0;
@@ -194,6 +195,8 @@ static long clone_a_thread(struct thread *t, struct call *c, const struct clone_
 	n->creator = t;
 	n->sigmask = t->sigmask;
 	n->cred_gen = t->cred_gen;
+	if (q->flags & CLONE_FS)
+		t->own_fs = false;
 	n->slot->entry = trap_entry(p);
 	proc_count_threads(p, 1);
 	r = signal_block(t);
@@ -284,7 +287,8 @@ static long fork_process(struct thread *t, struct call *c, const struct clone_re
 	struct proc *p = t->proc;
 	if (q->flags & CLONE_FILES) /* one table of the kernel's, two copies of ours */
 		return -EINVAL;
-	static const u64 pass = CLONE_FS | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT | CLONE_IO | CLONE_SYSVSEM | CLONE_VFORK;
+	static const u64 pass = CLONE_FS | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT | CLONE_IO | CLONE_SYSVSEM |
+				CLONE_VFORK | CLONE_NEW_ALLOWED;
 	struct kvm_regs regs = call_return_regs(t, c);
 	u64 fs = vcpu_get_fs(t), gs = vcpu_get_gs(t);
 	int pidfd = -1;
@@ -388,6 +392,8 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 	n->creator = t;
 	n->sigmask = t->sigmask;
 	n->cred_gen = t->cred_gen;
+	if (q->flags & CLONE_FS)
+		t->own_fs = false;
 	ring_new_process(cp, n); /* the parent's ring server must not serve the child: it is another process */
 	child_user_state(n, t, q, regs, fs, gs);
 	cp->nthreads = 1;
@@ -397,7 +403,8 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 		fd_share(cp, p);
 	else
 		fd_copy(cp, p);
-	static const u64 pass = CLONE_VM | CLONE_VFORK | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT | CLONE_IO | CLONE_SYSVSEM;
+	static const u64 pass = CLONE_VM | CLONE_VFORK | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT |
+				CLONE_IO | CLONE_SYSVSEM | CLONE_NEW_ALLOWED;
 	lock_acquire(&p->sig->lock);
 	if (q->flags & CLONE_SIGHAND) {
 		cp->sig = p->sig;
@@ -463,7 +470,7 @@ void proc_dispose(struct proc *cp)
 static long clone_any(struct thread *t, struct call *c, const struct clone_request *q)
 {
 	u64 f = q->flags;
-	if (f & CLONE_NEW_ANY)
+	if (f & CLONE_NEW_ANY & (f & CLONE_THREAD ? ~0ul : ~(u64)CLONE_NEW_ALLOWED))
 		return refuse(t, -EPERM);
 	if ((f & CLONE_SIGHAND && !(f & CLONE_VM)) || (f & CLONE_THREAD && !(f & CLONE_SIGHAND)) || f & CLONE_PTRACE)
 		return -EINVAL;

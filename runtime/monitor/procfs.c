@@ -29,59 +29,6 @@ static void close_fd(long fd)
 		host_call(__NR_close, fd);
 }
 
-long procfs_canonical(struct proc *p, int fd, char *buf, u64 cap)
-{
-	char link[32];
-	fd_link(link, fd);
-	long n = host_call(__NR_readlinkat, p->proc_fd, link, buf, cap - 1);
-	if (n >= 0)
-		buf[n] = 0;
-	return n;
-}
-
-bool procfs_is(int fd)
-{
-	struct statfs_k fs;
-	return !host_call(__NR_fstatfs, fd, &fs) && fs.type == PROC_SUPER_MAGIC;
-}
-
-/* --- names --------------------------------------------------------------------------------------------------------- */
-
-const char *procfs_number(const char *s, u32 *out)
-{
-	u64 n = 0;
-	const char *p = s;
-	for (; *p >= '0' && *p <= '9' && p - s < 10; p++)
-		n = n * 10 + (u64)(*p - '0');
-	*out = (u32)n;
-	return p > s && (!*p || *p == '/') && n <= 0x7fffffff ? p : NULL;
-}
-
-static const char *skip_slash(const char *s)
-{
-	return *s == '/' ? s + 1 : s;
-}
-
-bool procfs_parse(struct proc *p, const char *path, struct proc_name *n)
-{
-	memset(n, 0, sizeof *n);
-	if (strncmp(path, "/proc", 5) || (path[5] && path[5] != '/'))
-		return false;
-	n->rest = skip_slash(path + 5);
-	const char *after = procfs_number(n->rest, &n->pid);
-	if (!after)
-		return true;
-	n->per_process = true;
-	n->own = n->pid == (u32)p->pid;
-	n->rest = skip_slash(after);
-	u32 tid;
-	if (!strncmp(n->rest, "task/", 5) && (after = procfs_number(n->rest + 5, &tid))) {
-		n->task = true;
-		n->rest = skip_slash(after);
-	}
-	return true;
-}
-
 /* What a per-process name may do. Not listed: refused. */
 #define OWN 1    /* the process itself may open it */
 #define OTHERS 2 /* and other processes, as far as the kernel lets them */
@@ -165,21 +112,6 @@ static bool top_refused(const char *rest)
 }
 
 /* --- descriptors ------------------------------------------------------------------------------------------------- */
-
-/* Is the file that is called `path` really the one of that name in the container's procfs? Mounts can give a per-process file any
- * name, so the name counts only when walking to it without crossing a mount gives the same inode. */
-bool procfs_genuine(struct proc *p, int fd, const char *path)
-{
-	struct stat_k a, b;
-	struct open_how_k how = {O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS};
-	const char *below = skip_slash(path + 5);
-	long o = host_call(__NR_openat2, p->proc_fd, *below ? below : ".", &how, sizeof how);
-	if (o < 0)
-		return false;
-	bool same = !host_call(__NR_fstat, fd, &a) && !host_call(__NR_fstat, o, &b) && a.dev == b.dev && a.ino == b.ino;
-	close_fd(o);
-	return same;
-}
 
 /* Static entries of procfs (PROC_DYNAMIC_FIRST): no process behind them. Numbers of per-process inodes are counted from 1 and sysctl's
  * too, those need the walk. */
@@ -568,8 +500,9 @@ long path_readlink(struct thread *t, int dirfd, const char *path, char *buf, u64
 	struct stat_k st;
 	if (host_call(__NR_fstat, fd, &st) || (st.mode & S_IFMT) != S_IFLNK) {
 		n = *path ? -EINVAL : -ENOENT; /* as readlink of what is no link */
-	} else if (procfs_is((int)fd) && (n = procfs_canonical(p, (int)fd, name, sizeof name)) >= 0 && procfs_parse(p, name, &pn) &&
-		   (pn.per_process || !strcmp(pn.rest, "thread-self"))) {
+	} else if (procfs_is((int)fd) && (procfs_canonical(p, (int)fd, name, sizeof name) < 0 || !procfs_parse(p, name, &pn))) {
+		n = refuse(t, -EACCES); /* of a procfs that is not the container's: whose text it is, is not known */
+	} else if (procfs_is((int)fd) && (pn.per_process || !strcmp(pn.rest, "thread-self"))) {
 		struct peer_answer a;
 		long j = pn.per_process ? judge_link(t, (int)fd, name, &pn) : 4;
 		if (j == 2) {

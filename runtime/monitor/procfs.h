@@ -6,7 +6,7 @@
 #include "linux_abi.h"
 #include "monitor.h"
 
-/* --- procfs.c: names ---------------------------------------------------------------------------------------------------- */
+/* --- procfs_name.c ---------------------------------------------------------------------------------------------------- */
 
 /* /proc/PID/... or /proc/PID/task/TID/...: what follows, and whose it is. */
 struct proc_name {
@@ -22,7 +22,7 @@ bool procfs_parse(struct proc *p, const char *path, struct proc_name *n);
 /* A number that ends the name or its component: what follows, or NULL. */
 const char *procfs_number(const char *s, u32 *out);
 bool procfs_is(int fd);
-/* Path of an open file as the kernel tells it: length or -errno. */
+/* Path of an open file as the kernel tells it, of one of the container's procfs as if that were at /proc: length or -errno. */
 long procfs_canonical(struct proc *p, int fd, char *buf, u64 cap);
 /* Is the file that is called `path` really the one of that name in the container's procfs? */
 bool procfs_genuine(struct proc *p, int fd, const char *path);

@@ -264,6 +264,7 @@ name_to_handle_at atfd path p p x
 clock_adjtime d p
 syncfs fd
 sendmmsg fd p x x
+setns fd x
 getcpu p p p
 process_vm_readv d d d d d d
 process_vm_writev d d d d d d

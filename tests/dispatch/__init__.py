@@ -95,9 +95,8 @@ def build(directory: Path) -> Path:
     """Compiles the dispatcher, its handlers and the fake into a shared library."""
     out = directory / "libdispatch.so"
     here = Path(__file__).parent
-    tested = [
-        MONITOR / n for n in ("dispatch.c", "fd.c", "limits.c", "policy.c", "procfs.c", "procfs_made.c", "procfs_peer.c")
-    ] + sorted((MONITOR / "syscalls").glob("*.c"))
+    names = "dispatch fd limits policy procfs procfs_made procfs_name procfs_peer"
+    tested = [MONITOR / f"{name}.c" for name in names.split()] + sorted((MONITOR / "syscalls").glob("*.c"))
     flags = "-std=gnu11 -O1 -g -fPIC -shared -Wall -Wextra -Werror -fno-strict-aliasing -fno-builtin"
     sources = [str(here / "fake.c"), *map(str, tested)]
     command = ["gcc", *flags.split(), "-include", str(here / "record.h"), "-o", str(out), *sources]

@@ -586,37 +586,6 @@ long h_inotify_add_watch(struct thread *t, struct call *c)
 	return r ? r : host_call(__NR_inotify_add_watch, a[0], name, a[2] | IN_DONT_FOLLOW);
 }
 
-/* The walk says whether a forbidden magic link lies in the way; the call then repeats it natively. What a race could still
- * reach is a directory: the root of a procfs whose files are judged again when they are opened. */
-static long check_path(struct thread *t, const char *path)
-{
-	long fd = path_resolve(t, AT_FDCWD, path, true);
-	if (fd < 0)
-		return fd;
-	host_call(__NR_close, fd);
-	return 0;
-}
-
-long h_chroot(struct thread *t, struct call *c)
-{
-	(void)c;
-	const char *path = (const char *)marshal_of(t)->arg[0];
-	long r = check_path(t, path);
-	return r ? r : host_call(__NR_chroot, path);
-}
-
-#define UMOUNT_NOFOLLOW 8u
-#define UMOUNT_FLAGS 15u
-long h_umount2(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	if (a[1] & ~(u64)UMOUNT_FLAGS)
-		return -EINVAL;
-	long r = a[1] & UMOUNT_NOFOLLOW ? 0 : check_path(t, (const char *)a[0]);
-	return r ? r : host_call(__NR_umount2, a[0], a[1]);
-}
-
 /* Only AT_SYMLINK_FOLLOW can lead through a magic link; it is how O_TMPFILE files get their name. */
 long h_linkat(struct thread *t, struct call *c)
 {
@@ -633,30 +602,6 @@ long h_linkat(struct thread *t, struct call *c)
 	long r = host_call(__NR_linkat, t->proc->proc_fd, link, a[2], a[3], AT_SYMLINK_FOLLOW);
 	host_call(__NR_close, fd);
 	return r;
-}
-
-/* mount: the kernel asks for the capability. A procfs path as source would give per-process files new names. */
-#define MS_REMOUNT 32ul
-#define MS_BIND 4096ul
-#define MS_MOVE 8192ul
-long h_mount(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	if (a[0] && a[3] & (MS_BIND | MS_MOVE) && !(a[3] & MS_REMOUNT)) {
-		struct statfs_k fs;
-		long fd = path_resolve(t, AT_FDCWD, (const char *)a[0], true);
-		if (fd < 0)
-			return fd;
-		long r = host_call(__NR_fstatfs, fd, &fs);
-		host_call(__NR_close, fd);
-		if (r)
-			return r;
-		if (fs.type == PROC_SUPER_MAGIC)
-			return refuse(t, -EPERM);
-	}
-	long r = check_path(t, (const char *)a[1]);
-	return r ? r : host_call(__NR_mount, a[0], a[1], a[2], a[3], a[4]);
 }
 
 /* --- fcntl ---------------------------------------------------------------------------------------------------------- */

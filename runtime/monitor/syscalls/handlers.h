@@ -227,6 +227,7 @@ long h_socketpair(struct thread *t, struct call *c);
 long h_stat(struct thread *t, struct call *c);
 long h_statx(struct thread *t, struct call *c);
 long h_truncate(struct thread *t, struct call *c);
+long h_setns(struct thread *t, struct call *c);
 long h_unshare(struct thread *t, struct call *c);
 long h_process_vm(struct thread *t, struct call *c);
 long h_kcmp(struct thread *t, struct call *c);

@@ -147,34 +147,6 @@ long h_personality(struct thread *t, struct call *c)
 	return refuse(t, -EINVAL);
 }
 
-#define CLONE_FS 0x200u
-#define CLONE_FILES 0x400u
-#define CLONE_SYSVSEM 0x40000u
-#define CLONE_THREAD 0x10000u
-#define CLONE_SIGHAND 0x800u
-#define CLONE_VM 0x100u
-/* Namespaces are refused as without the capability. Directory, root and umask a thread can have for itself; its calls are then made by
- * itself. A descriptor table of its own only a process can have. */
-long h_unshare(struct thread *t, struct call *c)
-{
-	(void)c;
-	u32 flags = (u32)marshal_of(t)->arg[0];
-	const u32 whole = CLONE_THREAD | CLONE_SIGHAND | CLONE_VM;
-	if (flags & ~(CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | whole))
-		return refuse(t, -EPERM);
-	if (flags & whole && t->proc->nthreads > 1)
-		return -EINVAL;
-	if (flags & CLONE_FILES && t->proc->nthreads > 1)
-		return refuse(t, -EINVAL);
-	long r = flags & CLONE_FILES ? fd_unshare(t) : 0;
-	if (!r && flags & (CLONE_FS | CLONE_SYSVSEM)) {
-		r = host_call(__NR_unshare, flags & (CLONE_FS | CLONE_SYSVSEM));
-		if (!r)
-			proc_part_from_ring(t);
-	}
-	return r;
-}
-
 /* process_vm_readv, process_vm_writev: would reach the memory of monitors. Refused as by a kernel that finds no right to it,
  * behind the test that comes before. */
 long h_process_vm(struct thread *t, struct call *c)

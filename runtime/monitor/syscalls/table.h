@@ -320,7 +320,7 @@ NO(304, open_by_handle_at, EPERM) /* no path, no check */
 ROW(305, clock_adjtime, TRAP, PASS, 0, INT, INOUT(208))
 ROW(306, syncfs, TRAP, PASS, F_BLOCK, FD)
 ROW(307, sendmmsg, TRAP, h_sendmmsg, 0, FD, ARR_INOUT(64, 2), UINT, FLAGS)
-NO(308, setns, EPERM) /* a thread in another namespace than its monitor */
+ROW(308, setns, TRAP, h_setns, 0, FD, FLAGS)
 ROW(309, getcpu, TRAP, PASS, 0, OUT(4), OUT(4), ADDR)
 ROW(310, process_vm_readv, TRAP, h_process_vm, F_OWN, INT, INT, INT, INT, INT, INT)
 ROW(311, process_vm_writev, TRAP, h_process_vm, F_OWN, INT, INT, INT, INT, INT, INT)

@@ -1,0 +1,141 @@
+/* What a process sees of the system: namespaces, mounts, root.
+ *
+ * A new namespace, or a change to another, belongs to the calling host thread. So do credentials, and the rule is theirs: the ring server
+ * gives way, and serves only threads whose generation it has (proc_change_credentials). The monitor itself needs none of
+ * them: what it holds are descriptors, its procfs among them. docs/architecture.md says why the other kinds are refused. */
+#include "../linux_abi.h"
+#include "../proc.h"
+#include "handlers.h"
+
+#define CLONE_FS 0x200u
+#define CLONE_FILES 0x400u
+#define CLONE_SYSVSEM 0x40000u
+#define CLONE_THREAD 0x10000u
+#define CLONE_SIGHAND 0x800u
+#define CLONE_VM 0x100u
+#define NSFS_MAGIC 0x6e736673
+
+static long change(struct thread *t, long nr, u64 a, u64 b)
+{
+	long r = host_call(nr, a, b);
+	if (!r)
+		proc_part_from_ring(t);
+	return r;
+}
+
+/* What is not listed is refused as without the capability. Directory, root, umask and namespaces a thread can have for itself; its calls
+ * are then made by itself. A descriptor table of its own only a process can have. */
+long h_unshare(struct thread *t, struct call *c)
+{
+	(void)c;
+	u32 flags = (u32)marshal_of(t)->arg[0];
+	const u32 whole = CLONE_THREAD | CLONE_SIGHAND | CLONE_VM;
+	const u32 threads_own = CLONE_FS | CLONE_SYSVSEM | CLONE_NEW_ALLOWED;
+	if (flags & ~(CLONE_FILES | whole | threads_own))
+		return refuse(t, -EPERM);
+	if (flags & whole && t->proc->nthreads > 1)
+		return -EINVAL;
+	if (flags & CLONE_FILES && t->proc->nthreads > 1)
+		return refuse(t, -EINVAL);
+	long r = flags & threads_own ? change(t, __NR_unshare, flags & threads_own, 0) : 0;
+	if (!r && flags & (CLONE_FS | CLONE_NEWNS))
+		t->own_fs = true;
+	return !r && flags & CLONE_FILES ? fd_unshare(t) : r;
+}
+
+/* The type is always said to the kernel: a descriptor that becomes another one meanwhile leads to none but these. */
+static long join(struct thread *t, int fd, u32 kind)
+{
+	/* Who enters a mount namespace must have its root and working directory to itself. The ring server shares them. */
+	if (kind & CLONE_NEWNS && (t->own_fs || t->proc->nthreads == 1)) {
+		long r = change(t, __NR_unshare, CLONE_FS, 0);
+		if (r < 0)
+			return r;
+	}
+	return change(t, __NR_setns, (u64)fd, kind);
+}
+
+long h_setns(struct thread *t, struct call *c)
+{
+	(void)c;
+	int fd = (int)marshal_of(t)->arg[0];
+	u32 kind = (u32)marshal_of(t)->arg[1];
+	static const u32 kinds[] = {CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS};
+	struct statfs_k fs;
+	long r = host_call(__NR_fstatfs, fd, &fs);
+	if (r)
+		return r;
+	if (fs.type != NSFS_MAGIC) /* a process: its namespaces are those of a monitor */
+		return refuse(t, -EINVAL);
+	if (kind & ~CLONE_NEW_ALLOWED)
+		return refuse(t, -EPERM);
+	if (kind)
+		return kind & (kind - 1) ? -EINVAL : join(t, fd, kind);
+	for (u32 i = 0; i < ARRAY_LEN(kinds); i++) {
+		r = join(t, fd, kinds[i]);
+		if (r != -EINVAL)
+			return r;
+	}
+	return refuse(t, -EPERM);
+}
+
+/* --- mounts and root ---------------------------------------------------------------------------------------------- */
+
+/* The walk says whether a forbidden magic link lies in the way; the call then repeats it natively. What a race could still
+ * reach is a directory: the root of a procfs whose files are judged again when they are opened. */
+static long check_path(struct thread *t, const char *path)
+{
+	long fd = path_resolve(t, AT_FDCWD, path, true);
+	if (fd < 0)
+		return fd;
+	host_call(__NR_close, fd);
+	return 0;
+}
+
+long h_chroot(struct thread *t, struct call *c)
+{
+	(void)c;
+	const char *path = (const char *)marshal_of(t)->arg[0];
+	long r = check_path(t, path);
+	return r ? r : host_call(__NR_chroot, path);
+}
+
+#define UMOUNT_NOFOLLOW 8u
+#define UMOUNT_FLAGS 15u
+long h_umount2(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	if (a[1] & ~(u64)UMOUNT_FLAGS)
+		return -EINVAL;
+	long r = a[1] & UMOUNT_NOFOLLOW ? 0 : check_path(t, (const char *)a[0]);
+	return r ? r : host_call(__NR_umount2, a[0], a[1]);
+}
+
+/* mount: the kernel asks for the capability. A path in procfs as source would give per-process files new names; its root does not, because
+ * below another name than /proc nothing of it can be opened (procfs.c). */
+#define MS_REMOUNT 32ul
+#define MS_BIND 4096ul
+#define MS_MOVE 8192ul
+long h_mount(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	if (a[0] && a[3] & (MS_BIND | MS_MOVE) && !(a[3] & MS_REMOUNT)) {
+		struct statfs_k fs;
+		struct stat_k st;
+		long fd = path_resolve(t, AT_FDCWD, (const char *)a[0], true);
+		if (fd < 0)
+			return fd;
+		long r = host_call(__NR_fstatfs, fd, &fs);
+		if (!r)
+			r = host_call(__NR_fstat, fd, &st);
+		host_call(__NR_close, fd);
+		if (r)
+			return r;
+		if (fs.type == PROC_SUPER_MAGIC && st.ino != PROC_ROOT_INO)
+			return refuse(t, -EPERM);
+	}
+	long r = check_path(t, (const char *)a[1]);
+	return r ? r : host_call(__NR_mount, a[0], a[1], a[2], a[3], a[4]);
+}
