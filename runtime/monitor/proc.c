@@ -259,6 +259,7 @@ static void become_forked_child(struct thread *t, const struct clone_request *q,
 	p->sig = &p->own_sig;
 	p->shares_memory = p->vfork_child = false;
 	fd_forked(p);
+	aio_forked();
 	p->vfork_parent = NULL;
 	t->sig_pending = 0;
 	t->busy = 0;

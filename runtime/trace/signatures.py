@@ -184,6 +184,11 @@ time p
 futex p d x x x x
 sched_setaffinity d x p
 sched_getaffinity d x p
+io_setup x p
+io_destroy p
+io_getevents p x x p p
+io_submit p x p
+io_cancel p p p
 epoll_create d
 getdents64 fd p x
 set_tid_address p

@@ -108,6 +108,14 @@ long proc_change_credentials(struct thread *t, long nr, const u64 arg[6]);
 long h_set_robust_list(struct thread *t, struct call *c);
 long h_get_robust_list(struct thread *t, struct call *c);
 
+/* aio.c */
+void aio_forked(void); /* a child has no contexts */
+long h_io_cancel(struct thread *t, struct call *c);
+long h_io_destroy(struct thread *t, struct call *c);
+long h_io_getevents(struct thread *t, struct call *c);
+long h_io_setup(struct thread *t, struct call *c);
+long h_io_submit(struct thread *t, struct call *c);
+
 /* the core (address space, processes) */
 long h_arch_prctl(struct thread *t, struct call *c);
 long h_brk(struct thread *t, struct call *c);
