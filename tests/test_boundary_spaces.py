@@ -126,3 +126,39 @@ def test_refused(tmp_path: Path, debian_rootfs: Path, admin: bool) -> None:
     if not admin:
         answers = {(r["verdict"], r["errno"]) for r in show_trace(made) if r["name"] in ("unshare", "setns")}
         assert answers == {("refused", "EPERM"), ("allow", "EPERM")}
+
+
+def test_mount_program(tmp_path: Path, debian_rootfs: Path) -> None:
+    script = r"""
+        t() { echo "-- $*"; "$@" 2>&1; echo "= $?"; }
+        mkdir a b c d e f; root=$(findmnt -n -o PROPAGATION /)
+        t mount -t tmpfs -o size=1m,ro,nosuid none /tmp/a; findmnt -n -o FSTYPE,OPTIONS /tmp/a
+        t mount -o remount,rw /tmp/a; findmnt -n -o OPTIONS /tmp/a
+        t mount -o remount,bind,ro,noexec /tmp/a; findmnt -n -o OPTIONS /tmp/a
+        t mount --bind /etc /tmp/b; ls /tmp/b/passwd
+        t mount -o bind,ro /etc /tmp/c; touch /tmp/c/x; findmnt -n -o OPTIONS /tmp/c | cut -d, -f1
+        t mount --rbind /sys /tmp/d; ls /tmp/d | head -1
+        t mount --make-rprivate /tmp/d; t mount --make-shared /tmp/a; findmnt -n -o PROPAGATION /tmp/a /tmp/d
+        t mount --move /tmp/b /tmp/e; ls /tmp/e/passwd
+        t mount -t proc proc /proc; cat /proc/self/comm
+        t umount /tmp/a; t umount -R /tmp/d; t umount -l /tmp/e
+        mkdir u w; t mount -t tmpfs none /tmp/f; mkdir /tmp/f/u /tmp/f/w
+        t mount -t overlay -o lowerdir=/etc:/usr,upperdir=/tmp/f/u,workdir=/tmp/f/w none /tmp/b; ls /tmp/b/passwd
+        t mount /nonexistent /tmp/b; t mount -t nothing none /tmp/b
+    """
+    assert same(tmp_path, debian_rootfs, script).stdout.count(b"= 0\n") == 15
+
+
+def test_newer_mount_calls_are_not_there(tmp_path: Path, debian_rootfs: Path) -> None:
+    """mount(8) 2.39 and later takes EPERM for the last word; what it finds missing it does by mount(2)."""
+    script = """
+import ctypes, errno
+call = ctypes.CDLL(None, use_errno=True).syscall
+for number in (428, 429, 430, 431, 432, 433, 442, 457, 458, 467):
+    ctypes.set_errno(0)
+    print(number, call(number, -100, b"tmpfs", 0, 0, 0, 0), errno.errorcode[ctypes.get_errno()])
+"""
+    for admin in (True, False):
+        made = bundle(tmp_path / str(admin), debian_rootfs, ["/usr/bin/python3", "-c", script], admin=admin)
+        result = run_bundle(pysandbox(), made)
+        assert result.stdout.split()[2::3] == [b"ENOSYS"] * 10, result
