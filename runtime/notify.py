@@ -39,9 +39,10 @@ class Question:
     def go_on(self) -> bool:
         return self._send(abi.NOTIFY_CONTINUE, 0, 0)
 
-    def add(self, fd: int, cloexec: bool, last: bool, done: Callable[[int], None]) -> bool:
+    def add(self, fd: int, cloexec: bool, last: bool, done: Callable[[int], None], at: int | None) -> bool:
         kind = abi.NOTIFY_ADD_AND_ANSWER if last else abi.NOTIFY_ADD
-        if not self._send(kind, int(cloexec), 0, fd):
+        how = (abi.NOTIFY_CLOEXEC if cloexec else 0) | (0 if at is None else abi.NOTIFY_AT)
+        if not self._send(kind, how, at or 0, fd):
             return False
         self._added = done
         return True

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
         def answer(self, value: int, error: int) -> bool: ...
         def go_on(self) -> bool: ...
-        def add(self, fd: int, cloexec: bool, last: bool, done: Callable[[int], None]) -> bool: ...
+        def add(self, fd: int, cloexec: bool, last: bool, done: Callable[[int], None], at: int | None) -> bool: ...
 
 
 _INIT, _GETATTR, _OPEN, _RELEASE, _INTERRUPT, _IOCTL, _POLL = 26, 3, 14, 18, 36, 39, 40
@@ -40,6 +40,7 @@ _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _ADDFD_SETFD, _ADDFD_SEND = 1, 2
 _POLLIN, _POLLOUT, _POLLHUP = 1, 4, 16
 _O_CLOEXEC = 0o2000000
+_INT_MAX = 0x7FFFFFFF
 
 class NotifyFile:
     """`fd`: of /dev/fuse. `released`: the agent, and whoever it gave the file to, has closed it."""
@@ -155,9 +156,10 @@ class NotifyFile:
         return 0 if waits else -errno.ENOENT
 
     def _add(self, unique: int, tid: int, data: bytes) -> None:
-        """A descriptor of the agent's for the process that asks. Not at a number of the agent's choice (SETFD)."""
+        """A descriptor of the agent's for the process that asks; with SETFD in place of whatever has this number there."""
         number, flags, source, target, new_flags = struct.unpack("<QIIII", data)
-        if flags & ~_ADDFD_SEND or target or new_flags & ~_O_CLOEXEC:
+        at = min(target, _INT_MAX) if flags & _ADDFD_SETFD else None
+        if flags & ~(_ADDFD_SEND | _ADDFD_SETFD) or (target and at is None) or new_flags & ~_O_CLOEXEC:
             self._reply_ioctl(unique, -errno.EINVAL)
             return
         if number not in self._received:
@@ -172,7 +174,7 @@ class NotifyFile:
         if last:
             self.forget(number)
         try:
-            if not question.add(fd, bool(new_flags), last, lambda result: self._reply_ioctl(unique, result)):
+            if not question.add(fd, bool(new_flags), last, lambda result: self._reply_ioctl(unique, result), at):
                 self._reply_ioctl(unique, -errno.ENOENT)
         finally:
             os.close(fd)

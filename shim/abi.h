@@ -104,8 +104,10 @@
 #define PSB_NOTIFY_MAGIC 0x315946544f4e4250 /* "PBNOTFY1" */
 #define PSB_NOTIFY_ANSWER 0         /* the call's result is `error`, or `value` when that is 0 */
 #define PSB_NOTIFY_CONTINUE 1       /* the call is made */
-#define PSB_NOTIFY_ADD 2            /* a descriptor is attached; `value`: close-on-exec. Its number goes back (int64_t) */
+#define PSB_NOTIFY_ADD 2            /* a descriptor is attached; `value`: PSB_NOTIFY_CLOEXEC, _AT. Its number goes back (int64_t) */
 #define PSB_NOTIFY_ADD_AND_ANSWER 3 /* and is the call's result */
+#define PSB_NOTIFY_CLOEXEC 1
+#define PSB_NOTIFY_AT 2 /* at the number `error`, in place of what has it */
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing
 RECV, SEND, ID_VALID, ADDFD = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103
 CONTINUE = 1
 GONE = (errno.ENOENT, errno.ENOTCONN)  # ours says the second some seconds after the container's end
-MKDIR, CHMOD, OPENAT, NANOSLEEP, PTRACE = 83, 90, 257, 35, 101
+MKDIR, CHMOD, CHDIR, OPENAT, NANOSLEEP, PTRACE = 83, 90, 80, 257, 35, 101
 
 
 class Call:
@@ -51,8 +51,8 @@ class Call:
     def answer(self, value: int = 0, error: int = 0, flags: int = 0) -> None:
         fcntl.ioctl(self.listener, SEND, struct.pack("<QqiI", self.id, value, -error, flags))
 
-    def add(self, fd: int, flags: int = 0, new_flags: int = 0) -> int:
-        return fcntl.ioctl(self.listener, ADDFD, bytearray(struct.pack("<QIIII", self.id, flags, fd, 0, new_flags)))
+    def add(self, fd: int, flags: int = 0, new_flags: int = 0, at: int = 0) -> int:
+        return fcntl.ioctl(self.listener, ADDFD, bytearray(struct.pack("<QIIII", self.id, flags, fd, at, new_flags)))
 
 
 class Agent:
@@ -207,6 +207,43 @@ def test_descriptors_from_the_agent(pair: list[Runtime], tmp_path: Path) -> None
 
     seen = [output(runtime, decide, "cat /gift1; cat /gift2 -; echo $?", "openat", "open")[0] for runtime in pair]
     assert seen[0] == seen[1] == "from the agent\nfrom the agent\n0\n"
+
+
+def test_descriptors_at_numbers_of_the_agents_choice(pair: list[Runtime], tmp_path: Path) -> None:
+    """SECCOMP_ADDFD_FLAG_SETFD: free numbers and used ones, kept over execve or not, the answer apart and in one; bad numbers."""
+    (tmp_path / "gift").write_text("from the agent\n")
+
+    def decide(call: Call) -> None:
+        name = call.text(0 if call.nr == CHDIR else 1)
+        if not name.startswith("/gift"):
+            call.answer(flags=CONTINUE)
+            return
+        fd = os.open(tmp_path / "gift", os.O_RDONLY)
+        number = int(name.rpartition("/")[2])
+        if name.startswith("/gift/bad/"):
+            with pytest.raises(OSError, match=r"\[Errno 9\]"):
+                call.add(fd, flags=1, at=number)
+            with pytest.raises(OSError, match=r"\[Errno 22\]"):
+                call.add(fd, at=7)
+            call.answer(0)
+        elif call.nr == CHDIR:
+            assert call.add(fd, flags=1, at=number, new_flags=os.O_CLOEXEC if number == 7 else 0) == number
+            call.answer(0)
+        else:
+            assert call.add(fd, flags=3, at=number) == number
+        os.close(fd)
+
+    script = """
+        exec 2>/tmp/err 5</etc/passwd
+        cd /gift/4; cat <&4; cd /gift/5; cat <&5; cd /gift/5; cat <&5; cd /gift/0; cat; exec 8</gift/9; cat <&8; cat <&9
+        cd /gift/7; ls -l /proc/self/fd >/tmp/l; grep -c gift /tmp/l; read line <&7; echo $line
+        ls -l /proc/$$/fd >/tmp/l; grep -c gift /tmp/l
+        cd /gift/bad/1024; cd /gift/bad/4294967295; cd /gift/bad/2147483648
+        ls /proc/$$/fd >/tmp/l; cat /tmp/l; grep -c 'bad f' /tmp/err
+        """
+    seen = [output(runtime, decide, script, "openat", "open", "chdir")[0] for runtime in pair]
+    assert seen[0] == seen[1]
+    assert seen[0].count("from the agent\n") == 6
 
 
 def test_what_the_agent_is_told(pair: list[Runtime]) -> None:

@@ -467,7 +467,7 @@ long h_close(struct thread *t, struct call *c)
 /* dup2 and dup3 onto `to`. Natively EBUSY is what a race with an open() in another thread gives; here it is also what
  * stands between the guest and a number that is in use but not published. Monitor numbers are refused as if they lay above
  * the limit. */
-static long dup_onto(struct thread *t, int from, int to, u32 flags)
+long fd_dup_onto(struct thread *t, int from, int to, u32 flags)
 {
 	struct proc *p = t->proc;
 	if (!may_have(p, to))
@@ -503,7 +503,7 @@ long h_dup2(struct thread *t, struct call *c)
 	const u64 *a = marshal_of(t)->arg;
 	if ((int)a[0] == (int)a[1])
 		return (int)a[1];
-	return dup_onto(t, (int)a[0], (int)a[1], 0);
+	return fd_dup_onto(t, (int)a[0], (int)a[1], 0);
 }
 
 long h_dup3(struct thread *t, struct call *c)
@@ -512,7 +512,7 @@ long h_dup3(struct thread *t, struct call *c)
 	const u64 *a = marshal_of(t)->arg;
 	if (a[2] & ~(u64)O_CLOEXEC || (int)a[0] == (int)a[1])
 		return -EINVAL;
-	return dup_onto(t, (int)a[0], (int)a[1], (u32)a[2]);
+	return fd_dup_onto(t, (int)a[0], (int)a[1], (u32)a[2]);
 }
 
 #define CLOSE_RANGE_UNSHARE 2u

@@ -40,9 +40,11 @@ static long ask(struct thread *t, const struct call *c, int reply)
 	return blocking_call(t, __NR_sendmsg, (u64)t->proc->notify_fd, (u64)&m, MSG_NOSIGNAL, 0, 0, 0);
 }
 
-/* A descriptor of the agent's becomes one of the program's. */
-static long added(struct thread *t, const struct one_fd *control, u64 controllen, bool cloexec)
+/* A descriptor of the agent's becomes one of the program's: the lowest that is free, or in place of what `a` names. There it is put as
+ * the program itself would do it, from a number that other threads can see for a moment. */
+static long added(struct thread *t, const struct one_fd *control, u64 controllen, const struct psb_notify_answer *a)
 {
+	u64 cloexec = a->value & PSB_NOTIFY_CLOEXEC;
 	if (controllen < 20 || control->level != SOL_SOCKET || control->type != SCM_RIGHTS)
 		return -EBADF;
 	if (fd_full(t->proc)) {
@@ -51,7 +53,12 @@ static long added(struct thread *t, const struct one_fd *control, u64 controllen
 	}
 	if (!cloexec)
 		host_call(__NR_fcntl, control->fd, F_SETFD, 0);
-	return fd_publish(t, control->fd);
+	long fd = fd_publish(t, control->fd);
+	if (fd < 0 || !(a->value & PSB_NOTIFY_AT) || fd == a->error)
+		return fd;
+	long r = fd_dup_onto(t, (int)fd, a->error, cloexec ? O_CLOEXEC : 0);
+	fd_close(t, (int)fd);
+	return r;
 }
 
 long notify_agent(struct thread *t, const struct call *c, bool *go_on)
@@ -73,7 +80,7 @@ long notify_agent(struct thread *t, const struct call *c, bool *go_on)
 		r = blocking_call(t, __NR_recvmsg, (u64)pair[0], (u64)&m, MSG_CMSG_CLOEXEC, 0, 0, 0);
 		if (r != sizeof a)
 			break;
-		i64 fd = a.kind == PSB_NOTIFY_ADD || a.kind == PSB_NOTIFY_ADD_AND_ANSWER ? added(t, &control, m.controllen, a.value) : 0;
+		i64 fd = a.kind == PSB_NOTIFY_ADD || a.kind == PSB_NOTIFY_ADD_AND_ANSWER ? added(t, &control, m.controllen, &a) : 0;
 		if (a.kind == PSB_NOTIFY_ADD || a.kind == PSB_NOTIFY_ADD_AND_ANSWER)
 			host_call(__NR_sendto, pair[0], &fd, sizeof fd, MSG_NOSIGNAL, 0, 0);
 		if (a.kind == PSB_NOTIFY_ADD || (a.kind == PSB_NOTIFY_ADD_AND_ANSWER && fd < 0))

@@ -74,6 +74,8 @@ void fd_drop_in_handler(struct proc *p, int fd);
 bool marshal_hold(struct thread *t, int fd);
 /* Publishes a descriptor whose nature is known from the call that made it. */
 long fd_publish_as(struct thread *t, int fd, enum fd_class class);
+/* As dup3() of published `from`: `to`, or -errno. */
+long fd_dup_onto(struct thread *t, int from, int to, u32 flags);
 long fd_close(struct thread *t, int fd);
 /* F_DUPFD and F_DUPFD_CLOEXEC. */
 long fd_dup_from(struct thread *t, int fd, u32 cmd, u64 least);
