@@ -53,3 +53,40 @@ def test_status_is_the_programs(tmp_path: Path, debian_rootfs: Path, pysandbox_c
         seen.append(done.stdout.splitlines())
     assert seen[0] == seen[1]
     assert "'Threads:\\t12'" in seen[0][3]
+
+
+SIZES = r"""
+import mmap, os, time
+KEYS = ("VmPeak", "VmSize", "VmStk", "VmData")
+def sizes(pid):
+    lines = dict(line.split(":") for line in open(f"/proc/{pid}/status").read().splitlines())
+    statm = open(f"/proc/{pid}/statm").read().split()
+    return [*(int(lines[key].split()[0]) for key in KEYS), int(statm[0]) * 4, int(statm[5]) * 4,
+            int(open(f"/proc/{pid}/stat").read().rsplit(")")[1].split()[20]) // 1024]
+print(*sizes("self"))
+private = mmap.mmap(-1, 50 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+shared = mmap.mmap(-1, 100 << 20)
+print(*sizes("self"))
+del shared
+print(*sizes("self"))
+pid = os.fork()
+if pid == 0:
+    time.sleep(60); os._exit(0)
+time.sleep(0.2)
+other = sizes(pid)
+os.kill(pid, 9)
+print(other[1], other[4], other[6])
+"""
+
+
+def test_sizes_are_the_programs(tmp_path: Path, debian_rootfs: Path, pysandbox_command: list[str]) -> None:
+    """Of the process itself to the kilobyte; of another one as much as a monitor's threads make a difference."""
+    seen = []
+    for runtime in both(tmp_path, debian_rootfs, pysandbox_command):
+        runtime.configure(["python3", "-c", SIZES])
+        done = runtime.call("run", "-b", str(runtime.bundle), runtime.id)
+        assert done.returncode == 0, done.stderr
+        seen.append([[int(word) for word in line.split()] for line in done.stdout.splitlines()])
+    for ours, theirs in zip(*seen, strict=True):
+        slack = 512 if len(ours) == 3 else 8
+        assert all(abs(a - b) <= slack for a, b in zip(ours, theirs, strict=True)), seen

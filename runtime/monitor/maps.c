@@ -150,3 +150,40 @@ u64 mm_format_maps_locked(struct proc *p, char *buf, u64 cap)
 	maps_emit(&m.w, vsyscall, sizeof vsyscall - 1); /* emulate.c */
 	return m.w.len;
 }
+
+/* Ours is mapped as a whole; the kernel's would have grown so far. */
+static u64 stack_used(const struct region *g)
+{
+	enum { FIRST = 132 << 10, MOST = 64 << 20 }; /* what a program begins with; what is looked through */
+	u64 len = g->end - g->start, page = 0;
+	u8 *present = len <= MOST ? host_alloc(len / PAGE) : NULL;
+	if (present && !host_call(__NR_mincore, g->start, len, present))
+		while (page < len / PAGE && !(present[page] & 1))
+			page++;
+	else
+		page = len / PAGE;
+	host_free(present, len / PAGE);
+	u64 used = len - page * PAGE, least = len < FIRST ? len : FIRST;
+	return used > least ? used : least;
+}
+
+void mm_sizes(struct mm *mm, struct mm_sizes *s)
+{
+	memset(s, 0, sizeof *s);
+	lock_acquire(&mm->lock);
+	for (u32 i = 0; i < mm->nregions; i++) {
+		const struct region *g = &mm->region[i];
+		u64 len = g->end - g->start;
+		if (g->flags & (REGION_HIDDEN | REGION_TRAMP))
+			continue;
+		s->all += len;
+		if (g->start < mm->stack_top && g->end > mm->stack_low) {
+			u64 used = stack_used(g);
+			s->stack += used;
+			s->all -= len - used;
+		} else if (g->prot & PROT_WRITE && !(g->flags & (REGION_SHARED | REGION_SHM))) {
+			s->data += len;
+		}
+	}
+	lock_release(&mm->lock);
+}

@@ -25,4 +25,10 @@ void maps_write_line(struct writer *w, struct mm *mm, const struct host_line *l,
 /* Calls `take` for every line of a file of the container's procfs until it says false. */
 void maps_each_line(struct proc *p, const char *name, bool (*take)(void *ctx, const char *line), void *ctx);
 
+/* Bytes of the guest's address space: all of it, what is private and writable, the stack. */
+struct mm_sizes {
+	u64 all, data, stack;
+};
+void mm_sizes(struct mm *mm, struct mm_sizes *s);
+
 #endif

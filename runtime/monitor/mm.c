@@ -327,11 +327,12 @@ long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 o
 	if ((flags & MAP_TYPE) == MAP_PRIVATE && prot & PROT_WRITE && !(flags & MAP_NORESERVE) &&
 	    len <= (flags & MAP_ANONYMOUS ? FILL_ANON : FILL_FILE))
 		flags |= MAP_POPULATE;
+	u8 shared = (flags & MAP_TYPE) == MAP_PRIVATE ? 0 : REGION_SHARED;
 	u32 hflags = (flags & ~(u32)(MAP_32BIT | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE)) | MAP_FIXED;
 	r = host_call(__NR_mmap, addr, len, host_prot(prot), hflags, fd, offset);
 	if (IS_ERR(r))
 		goto out;
-	long e = mm_insert(mm, (struct region){.start = addr, .end = addr + len, .prot = (u8)(prot & 7)});
+	long e = mm_insert(mm, (struct region){.start = addr, .end = addr + len, .prot = (u8)(prot & 7), .flags = shared});
 	if (e) {
 		host_call(__NR_munmap, addr, len);
 		forget(mm, addr, addr + len);

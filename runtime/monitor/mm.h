@@ -24,7 +24,7 @@
 /* Region flags. */
 #define REGION_HIDDEN 1 /* monitor's own pages below the limit (shim, slots): the guest can neither change nor see them */
 #define REGION_TRAMP 2  /* trampolines of a rewritten ELF: hidden in maps, replaced without objection */
-#define REGION_STACK 4
+#define REGION_SHARED 4 /* MAP_SHARED */
 #define REGION_SHM 16   /* attached by shmat: `offset` is 0 at its start */
 #define REGION_IMAGE 8  /* text mapped from the plan store; `file` says what it stands for */
 

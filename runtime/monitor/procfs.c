@@ -78,7 +78,7 @@ static const struct rule rules[] = {
 	{"smaps", OWN | MADE, make_smaps},
 	{"smaps_rollup", OWN | MADE, make_smaps_rollup},
 	{"stat", OWN | OTHERS | MADE, make_stat},
-	{"statm", OWN | OTHERS, NULL},
+	{"statm", OWN | OTHERS | MADE, make_statm},
 	{"status", OWN | OTHERS | MADE, make_status},
 	{"task", OWN | OTHERS, NULL},
 	{"timens_offsets", OWN | OTHERS, NULL},

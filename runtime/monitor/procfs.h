@@ -37,12 +37,24 @@ long make_auxv(struct thread *t, int fd, char *buf, u64 cap);
 long make_stat(struct thread *t, int fd, char *buf, u64 cap);
 long make_smaps(struct thread *t, int fd, char *buf, u64 cap);
 long make_smaps_rollup(struct thread *t, int fd, char *buf, u64 cap);
+long make_statm(struct thread *t, int fd, char *buf, u64 cap);
 long make_status(struct thread *t, int fd, char *buf, u64 cap);
 long make_limits(struct thread *t, int fd, char *buf, u64 cap);
 
 /* A read-only file with that text under the number `fd`, or -errno. */
 long procfs_made_file(struct thread *t, int fd, const char *name, procfs_maker make);
 long procfs_text_file(struct thread *t, int fd, const char *name, const char *buf, u64 n);
+
+/* The value behind a key of `status`, which starts its line; NULL if the kernel does not know the key. */
+char *status_value(char *buf, const char *key);
+/* Puts `text` in the place of a value, in a text of `n` bytes with room for it: the new length. */
+u64 status_set(char *buf, u64 n, const char *key, const char *text);
+
+/* --- procfs_size.c ------------------------------------------------------------------------------------------------------ */
+
+/* The size, in bytes, of the address space of this process or of one of which the kernel says `host`. */
+u64 procfs_vsize(struct thread *t, bool own, u64 host);
+u64 procfs_show_sizes(struct thread *t, bool own, char *buf, u64 n);
 
 /* --- procfs_peer.c: of other processes -------------------------------------------------------------------------------------- */
 

@@ -50,6 +50,7 @@ static u64 number_at(const char *s)
 /* stat: the addresses of the monitor's text, stack and registers become 0, as for somebody without ptrace rights. */
 long make_stat(struct thread *t, int fd, char *buf, u64 cap)
 {
+	enum { VSIZE = 23 };
 	static const u8 hidden[] = {26, 27, 28, 29, 30, 35, 45, 46, 47, 48, 49, 50, 51};
 	char text[2048];
 	long n = host_call(__NR_read, fd, text, sizeof text - 1);
@@ -76,6 +77,8 @@ long make_stat(struct thread *t, int fd, char *buf, u64 cap)
 			buf[out++] = '0';
 		} else if (nthreads && field == NUM_THREADS) {
 			out += (u64)format(buf + out, 16, "%u", nthreads);
+		} else if (field == VSIZE && number_at(s + 1)) {
+			out += (u64)format(buf + out, 24, "%lu", procfs_vsize(t, pid == (u32)t->proc->pid, number_at(s + 1)));
 		} else {
 			memcpy(buf + out, s + 1, (u64)(end - s - 1));
 			out += (u64)(end - s - 1);
@@ -134,7 +137,7 @@ long make_limits(struct thread *t, int fd, char *buf, u64 cap)
 }
 
 /* The value behind a key of `status`, which starts its line and ends in a tab; NULL if the kernel does not know the key. */
-static char *status_value(char *buf, const char *key)
+char *status_value(char *buf, const char *key)
 {
 	u64 n = strlen(key);
 	for (char *line = buf; (line = strchr(line, '\n')); line++)
@@ -144,7 +147,7 @@ static char *status_value(char *buf, const char *key)
 }
 
 /* Puts `text` in the place of a value, in a text of `n` bytes with room for it: the new length. */
-static u64 set_value(char *buf, u64 n, const char *key, const char *text)
+u64 status_set(char *buf, u64 n, const char *key, const char *text)
 {
 	char *value = status_value(buf, key), *end = value ? strchr(value, '\n') : NULL;
 	if (!end)
@@ -178,7 +181,7 @@ static void show_faults(const struct peer_status *s, char *buf)
 /* status: what the monitor is and does for itself is not shown: its threads, handlers, no_new_privs and seccomp filter. */
 long make_status(struct thread *t, int fd, char *buf, u64 cap)
 {
-	enum { ROOM = 32 }; /* more than values can grow by */
+	enum { ROOM = 96 }; /* more than values can grow by */
 	const struct proc *p = t->proc;
 	const struct psb_policy *policy = p->policy;
 	long n = host_call(__NR_read, fd, buf, cap - ROOM);
@@ -193,12 +196,12 @@ long make_status(struct thread *t, int fd, char *buf, u64 cap)
 	char threads[24];
 	format(threads, sizeof threads, "%u", s.threads);
 	bool filtered = policy->default_verdict != PSB_VERDICT_ALLOW || policy->nrules || policy->flags;
-	u64 len = set_value(buf, (u64)n, "NoNewPrivs:\t", s.no_new_privs ? "1" : "0");
-	len = set_value(buf, len, "Threads:\t", threads);
-	len = set_value(buf, len, "Seccomp:\t", filtered ? "2" : "0");
-	len = set_value(buf, len, "Seccomp_filters:\t", filtered ? "1" : "0");
+	u64 len = status_set(buf, (u64)n, "NoNewPrivs:\t", s.no_new_privs ? "1" : "0");
+	len = status_set(buf, len, "Threads:\t", threads);
+	len = status_set(buf, len, "Seccomp:\t", filtered ? "2" : "0");
+	len = status_set(buf, len, "Seccomp_filters:\t", filtered ? "1" : "0");
 	show_faults(&s, buf);
-	return (long)len;
+	return (long)procfs_show_sizes(t, pid == (u32)p->pid, buf, len);
 }
 
 #define MADE_MAX (16ul << 20)
