@@ -388,8 +388,8 @@ static void write_rest(struct thread *t, u32 asked, long nr, u64 arg[6], long *d
 	}
 }
 
-/* Calls whose EINTR has no other cause than a signal. It can be one for which the kernel woke this thread and which another one, such as
- * the ring server, took: then nothing has happened to this thread. */
+/* Calls whose EINTR has no other cause than a signal. It can be one for which the kernel woke this thread and which another one took: then
+ * nothing has happened to this thread. */
 static bool only_signals_end(long nr)
 {
 	switch (nr) {

@@ -8,6 +8,7 @@
 #define FUTEX_WAIT 0
 #define MS 1000000ul
 #define PATIENCE 1000u     /* ms */
+#define ONE_THREAD 30u     /* ms, before others are asked */
 #define PATIENCE_DEAF 300u /* for one that waits where no signal is taken, as a parent in vfork does */
 #define TICK 10000000ul    /* ns, of the times in stat */
 #define YOUNG (200 * MS)
@@ -182,9 +183,13 @@ static bool wait_for_answer(const struct proc *p, struct peer_record *r, u32 pid
 	memcpy(info.room + 8, &value, sizeof value);
 	if (!atomic_compare_exchange_strong(&r->word, &word, asked))
 		return false;
-	long sent = r->word == asked ? host_call(__NR_rt_sigqueueinfo, pid, PEER_SIGNAL, &info) : -ESRCH;
+	/* To one thread, the first: a signal to all wakes one and may be taken by another, and the call of the former would end for nothing.
+	 * Where the first thread does not answer, having ended or waiting for a vfork child, any shall. */
+	long sent = r->word == asked ? host_call(__NR_rt_tgsigqueueinfo, pid, pid, PEER_SIGNAL, &info) : -ESRCH;
 	for (u32 i = 0; !sent && i < patience; i++) {
 		struct timespec_k ms = {0, MS};
+		if (i == ONE_THREAD && r->word == asked)
+			sent = host_call(__NR_rt_sigqueueinfo, pid, PEER_SIGNAL, &info);
 		word = r->word;
 		if (word == word_of(p, PEER_ANSWERED))
 			return true;
