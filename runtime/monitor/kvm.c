@@ -80,10 +80,11 @@ static void cpuid(u32 leaf, u32 sub, u32 out[4])
 
 u64 vm_sys_page(struct vm *vm)
 {
-	u64 p = vm->sys_used;
-	if (p + PAGE > SYS_SIZE)
-		return 0;
-	vm->sys_used += PAGE;
+	u64 p = atomic_load(&vm->sys_used);
+	do {
+		if (p + PAGE > SYS_SIZE)
+			return 0;
+	} while (!atomic_compare_exchange_weak(&vm->sys_used, &p, p + PAGE));
 	return p;
 }
 

@@ -28,7 +28,7 @@ struct vcpu {
 struct vm {
 	int fd;
 	u8 *sys;               /* SYS_SIZE bytes, host address of guest-physical 0 */
-	u64 sys_used;
+	_Atomic u64 sys_used;  /* taken from under mm->lock (page tables) and under vm->lock (vCPUs) */
 	u64 stub_va;           /* guest address of the LSTAR stub (shim_raw) */
 	u32 nchunks;
 	struct lock lock;
