@@ -1,4 +1,6 @@
-/* Interrupted calls: which restart with SA_RESTART, which never do, and what they return. */
+/* Interrupted calls: which restart with SA_RESTART, which never do, and what they return.
+ *
+ * Each call is interrupted after one unit of time and completed after three; two units tell which of them ended it. */
 #include "sig.h"
 #include <linux/futex.h>
 #include <poll.h>
@@ -15,6 +17,32 @@ static void handler(int signo, siginfo_t *info, void *context)
 {
 	(void)signo, (void)info, (void)context;
 	hits++;
+}
+
+static long unit; /* milliseconds: 40, or what is long on this machine */
+
+/* A child that begins, signals and is gone takes less than a quarter of a unit. */
+static void measure(void)
+{
+	on_signal(SIGUSR1, handler, 0);
+	for (int i = 0; i < 5; i++) {
+		long start = now_ms();
+		reap(kill_later(SIGUSR1, 0));
+		long took = 4 * (now_ms() - start);
+		unit = took > unit ? took : unit;
+	}
+	unit = unit > 40 ? unit : 40;
+}
+
+static struct timespec after(struct timespec t, long ms)
+{
+	long ns = t.tv_nsec + ms % 1000 * 1000000;
+	return (struct timespec){t.tv_sec + ms / 1000 + ns / 1000000000, ns % 1000000000};
+}
+
+static struct timespec units(long n)
+{
+	return after((struct timespec){0, 0}, n * unit);
 }
 
 static int pipe_fd[2], sock[2];
@@ -34,18 +62,18 @@ static long do_recv(void)
 
 static long do_recv_timeout(void)
 {
-	struct timeval tv = {0, 150000};
+	long ms = 4 * unit;
+	struct timeval tv = {ms / 1000, ms % 1000 * 1000}, never = {0, 0};
 	setsockopt(sock[0], SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
 	char c;
 	long r = recv(sock[0], &c, 1, 0);
-	tv.tv_usec = 0;
-	setsockopt(sock[0], SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
+	setsockopt(sock[0], SOL_SOCKET, SO_RCVTIMEO, &never, sizeof never);
 	return r;
 }
 
 static long do_nanosleep(void)
 {
-	struct timespec ts = {0, 120000000};
+	struct timespec ts = units(3);
 	return clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL) ? (errno = EINTR, -1) : 0;
 }
 
@@ -53,9 +81,7 @@ static long do_nanosleep_abs(void)
 {
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	ts.tv_nsec += 120000000;
-	if (ts.tv_nsec >= 1000000000)
-		ts.tv_sec++, ts.tv_nsec -= 1000000000;
+	ts = after(ts, 3 * unit);
 	return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) ? (errno = EINTR, -1) : 0;
 }
 
@@ -66,19 +92,20 @@ static long do_futex(void)
 
 static long do_futex_timeout(void)
 {
-	struct timespec ts = {0, 120000000};
+	struct timespec ts = units(3);
 	return syscall(SYS_futex, &word, FUTEX_WAIT, 0, &ts);
 }
 
 static long do_poll(void)
 {
 	struct pollfd p = {pipe_fd[0], POLLIN, 0};
-	return poll(&p, 1, 120);
+	return poll(&p, 1, (int)(3 * unit));
 }
 
 static long do_select(void)
 {
-	struct timeval tv = {0, 120000};
+	long ms = 3 * unit;
+	struct timeval tv = {ms / 1000, ms % 1000 * 1000};
 	fd_set s;
 	FD_ZERO(&s);
 	FD_SET(pipe_fd[0], &s);
@@ -89,7 +116,7 @@ static long do_epoll(void)
 {
 	int fd = epoll_create1(0);
 	struct epoll_event e;
-	long r = epoll_wait(fd, &e, 1, 120);
+	long r = epoll_wait(fd, &e, 1, (int)(3 * unit));
 	int saved = errno;
 	close(fd);
 	errno = saved;
@@ -128,22 +155,22 @@ static long do_wait(void)
 	return waitpid(-1, &status, 0) > 0 ? WEXITSTATUS(status) : -1;
 }
 
-/* Sends the signal after 40 ms, and after 120 ms what completes the call. */
+/* Sends the signal after one unit, and after three what completes the call. */
 static pid_t helper(bool is_wait)
 {
 	pid_t me = getpid(), pid = fork();
 	if (pid)
 		return pid;
-	sleep_ms(40);
+	sleep_ms(unit);
 	kill(me, SIGUSR1);
-	sleep_ms(80);
+	sleep_ms(2 * unit);
 	if (is_wait)
 		_exit(7);
 	word = 0; /* own copy: the futex cases without timeout are ended by a second signal */
 	char c = 'x';
 	check(write(pipe_fd[1], &c, 1) == 1);
 	check(write(sock[1], &c, 1) == 1);
-	sleep_ms(40);
+	sleep_ms(unit);
 	kill(me, SIGUSR2);
 	_exit(7);
 }
@@ -170,11 +197,11 @@ static void run(const char *name, long (*fn)(void), int flags)
 	long took = now_ms() - start;
 	int interrupted = hits;
 	say("%s%s: %ld %s, %s, handlers so far %d", name, flags & SA_RESTART ? " SA_RESTART" : "", r, r < 0 ? strerror(err) : "",
-	    took < 80 ? "early" : "late", interrupted);
+	    took < 2 * unit ? "early" : "late", interrupted);
 	if (!(fn == do_wait && r == 7))
 		reap(pid);
 	for (int i = 0; fn != do_wait && hits < 2 && i < 100; i++)
-		sleep_ms(5);
+		sleep_ms(unit / 8);
 	drain();
 }
 
@@ -190,6 +217,7 @@ int main(void)
 		{"epoll_wait", do_epoll},  {"pause", do_pause},   {"sigsuspend", do_sigsuspend},
 		{"msgrcv", do_msgrcv},     {"wait", do_wait},
 	};
+	measure();
 	check(!pipe(pipe_fd));
 	check(!socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
 	for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++) {
@@ -199,14 +227,15 @@ int main(void)
 
 	/* The remaining time of an interrupted sleep. */
 	on_signal(SIGUSR1, handler, SA_RESTART);
-	pid_t pid = kill_later(SIGUSR1, 50);
-	struct timespec ts = {5, 0}, left = {0, 0};
+	pid_t pid = kill_later(SIGUSR1, unit);
+	struct timespec ts = units(125), left = {0, 0};
 	int r = nanosleep(&ts, &left);
-	say("nanosleep: %d %s, remaining %d", r, strerror(errno), left.tv_sec == 4 && left.tv_nsec > 0);
+	long left_ms = left.tv_sec * 1000 + left.tv_nsec / 1000000;
+	say("nanosleep: %d %s, remaining %d", r, strerror(errno), left_ms > 100 * unit && left_ms < 125 * unit);
 	reap(pid);
 
 	/* A transfer in part is a success. */
-	pid = kill_later(SIGUSR1, 80);
+	pid = kill_later(SIGUSR1, 2 * unit);
 	static char big[1 << 20];
 	on_signal(SIGUSR1, handler, 0);
 	long n = write(pipe_fd[1], big, sizeof big);
@@ -215,12 +244,12 @@ int main(void)
 
 	/* An ignored or default-ignored signal interrupts nothing. */
 	signal(SIGUSR1, SIG_IGN);
-	pid = kill_later(SIGUSR1, 30);
-	pid_t winch = kill_later(SIGWINCH, 30);
+	pid = kill_later(SIGUSR1, unit);
+	pid_t winch = kill_later(SIGWINCH, unit);
 	long start = now_ms();
-	ts = (struct timespec){0, 100000000};
+	ts = units(3);
 	r = nanosleep(&ts, NULL);
-	say("ignored: %d, full time %d", r, now_ms() - start >= 99);
+	say("ignored: %d, full time %d", r, now_ms() - start >= 3 * unit - 1);
 	reap(pid);
 	reap(winch);
 	return done();
