@@ -201,12 +201,13 @@ def qemu_command(unpacked: Path, image: Path, job: Path, share: Path, log: Path,
             "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}",
         ]  # fmt: skip
 
+    # One CPU more than is used, and isolcpus=0: what runs virtual machines must stay off the first (docs/testing.md).
     return [
         "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt",
-        "-smp", str(min(2, os.cpu_count() or 1)), "-m", str(memory), "-nodefaults", "-no-user-config", "-display", "none",
+        "-smp", str(min(2, os.cpu_count() or 1) + 1), "-m", str(memory), "-nodefaults", "-no-user-config", "-display", "none",
         "-no-reboot", "-nic", "none",
         "-kernel", str(next((unpacked / "boot").glob("vmlinuz-*"))), "-initrd", str(image),
-        "-append", "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off tsc=reliable random.trust_cpu=on",
+        "-append", "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off isolcpus=0 tsc=reliable random.trust_cpu=on",
         "-serial", f"file:{log}",
         "-device", "virtio-serial-pci", "-chardev", "stdio,id=out,signal=off", "-device", "virtconsole,chardev=out",
         "-device", "virtio-rng-pci",
