@@ -47,6 +47,7 @@ KVM = {
     0x4020AE46: "KVM_SET_USER_MEMORY_REGION", 0xAE41: "KVM_CREATE_VCPU", 0x4008AE90: "KVM_SET_CPUID2",
     0x4188AEA7: "KVM_SET_XCRS", 0x4018AEE1: "KVM_SET_DEVICE_ATTR", 0x8138AE83: "KVM_GET_SREGS",
     0x4138AE84: "KVM_SET_SREGS", 0x4008AE89: "KVM_SET_MSRS", 0x9000AEA4: "KVM_GET_XSAVE", 0x5000AEA5: "KVM_SET_XSAVE",
+    0x8040AE9F: "KVM_GET_VCPU_EVENTS", 0x4040AEA0: "KVM_SET_VCPU_EVENTS",
 }  # fmt: skip
 
 # Calls that a kernel refuses first of all for want of a capability: without it they are not reachable at all.

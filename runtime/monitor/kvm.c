@@ -497,6 +497,23 @@ long vcpu_set_xsave(struct thread *t, const void *buf)
 	return kvm_ioctl(t->vcpu_fd, KVM_SET_XSAVE, (u64)buf);
 }
 
+bool vcpu_in_exception(struct thread *t)
+{
+	struct kvm_vcpu_events e;
+	long r = kvm_ioctl(t->vcpu_fd, KVM_GET_VCPU_EVENTS, (u64)&e);
+	if (r)
+		fatal("KVM_GET_VCPU_EVENTS: error %d", (int)-r);
+	return e.exception.injected || e.exception.pending;
+}
+
+void vcpu_forget_exception(struct thread *t)
+{
+	static const struct kvm_vcpu_events none; /* no interrupts and no NMIs either: there never are */
+	long r = kvm_ioctl(t->vcpu_fd, KVM_SET_VCPU_EVENTS, (u64)&none);
+	if (r)
+		fatal("KVM_SET_VCPU_EVENTS: error %d", (int)-r);
+}
+
 long vcpu_run(struct thread *t)
 {
 	long r = kvm_ioctl(t->vcpu_fd, KVM_RUN, 0);

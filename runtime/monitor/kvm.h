@@ -59,6 +59,11 @@ void vcpu_set_user(struct thread *t, u64 rip, u64 rsp, u64 fs);
 u64 vcpu_out_site(struct thread *t);
 /* After a syscall/exception stub ran at CPL 0: back to user segments. */
 void vcpu_to_user(struct thread *t);
+/* An exception is half delivered: the exit came while the CPU was at it, RIP still is that of its instruction, and the next KVM_RUN
+ * delivers it, wherever RIP is by then. */
+bool vcpu_in_exception(struct thread *t);
+/* Nothing of the kind any more. */
+void vcpu_forget_exception(struct thread *t);
 /* Enter the guest; 0 on an exit to look at, -EINTR, or another -errno. */
 long vcpu_run(struct thread *t);
 

@@ -420,6 +420,7 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 			 q->flags & CLONE_PIDFD ? &pidfd : (int *)q->ptid, (int *)q->ctid, n, shared_child_main, n);
 	if (borrow) {
 		t->run->immediate_exit = 0;
+		vcpu_forget_exception(t); /* the child may have been killed in the middle of one */
 		t->run->s.regs.regs = mine;
 		vcpu_to_user(t);
 		vcpu_set_fs(t, fs);

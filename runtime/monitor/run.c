@@ -291,8 +291,8 @@ static void handle_interrupt(struct thread *t)
 	u64 shim = t->proc->mm->shim, off = r->rip - shim;
 	if (!t->sig_pending)
 		return;
-	if (r->rip >= PSB_GUEST_LIMIT)
-		return; /* in a stub: its exit comes next */
+	if (r->rip >= PSB_GUEST_LIMIT || vcpu_in_exception(t))
+		return; /* in a stub, or on the way there: its exit comes next, and then the signal's turn */
 	if (off - SHIM_CPUID < SHIM_CPUID_END - SHIM_CPUID) {
 		undo_cpuid(t, off - SHIM_CPUID);
 	} else if (off < PAGE) {
