@@ -312,9 +312,13 @@ static void handle_interrupt(struct thread *t)
 	signal_deliver(t, -1, 0);
 }
 
-static _Noreturn void die_of(struct thread *t, const char *what, u64 detail)
+/* `from`: where the guest was entered. At a shutdown (triple fault) all else may be that of a CPU just reset, which is at fff0. */
+static _Noreturn void die_of(struct thread *t, u64 from, const char *what, u64 detail)
 {
-	log_line("%s (%lx) at %lx", what, detail, (u64)t->run->s.regs.regs.rip);
+	const struct kvm_regs *r = &t->run->s.regs.regs;
+	const struct kvm_sregs *s = &t->run->s.regs.sregs;
+	log_line("%s (%lx) at %lx (entered at %lx, rsp %lx, cs %x, cr2 %lx, cr3 %lx)", what, detail, (u64)r->rip, from, (u64)r->rsp,
+		 s->cs.selector, (u64)s->cr2, (u64)s->cr3);
 	signal_die(t, SIGSEGV);
 }
 
@@ -333,7 +337,7 @@ void thread_run(struct thread *t)
 	u32 waits = 0;
 	for (;;) {
 		u32 cpu;
-		u64 entered = rdtscp(&cpu);
+		u64 entered = rdtscp(&cpu), from = t->run->s.regs.regs.rip;
 		atomic_store_explicit(&t->proc->ring.caller_cpu, cpu, memory_order_relaxed);
 		long r = vcpu_run(t);
 		ring_note_exit(rdtsc() - entered);
@@ -348,11 +352,11 @@ void thread_run(struct thread *t)
 			case KVM_EXIT_INTR:
 				break;
 			case KVM_EXIT_MMIO:
-				die_of(t, "access outside the guest's memory", run->mmio.phys_addr);
+				die_of(t, from, "access outside the guest's memory", run->mmio.phys_addr);
 			case KVM_EXIT_INTERNAL_ERROR:
-				die_of(t, "KVM internal error", run->internal.suberror);
+				die_of(t, from, "KVM internal error", run->internal.suberror);
 			default:
-				die_of(t, "unexpected exit", run->exit_reason);
+				die_of(t, from, "unexpected exit", run->exit_reason);
 			}
 		} else if (r == -EINTR) {
 			/* reset first, look second: a signal in between sets both again */
