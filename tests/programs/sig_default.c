@@ -1,39 +1,43 @@
 /* Every signal at its default: what becomes of a process, and what its parent sees. Stop and continue. */
 #include "sig.h"
+#include <poll.h>
 #include <sys/prctl.h>
 
+static int ask[2], answer[2]; /* pipes: one byte each way */
+
+/* It answers as long as it runs. */
 static pid_t child(void)
 {
-	int p[2];
-	check(!pipe(p));
+	check(!pipe(ask) && !pipe(answer));
 	pid_t pid = fork();
+	char c = 'x';
 	if (pid == 0) {
-		close(p[0]);
+		close(answer[0]);
 		setpgid(0, 0); /* with the parent in another group of the session: not orphaned, so terminal stops work */
 		for (int s = 1; s < 65; s++)
 			signal(s, SIG_DFL);
-		check(write(p[1], "x", 1) == 1);
-		for (;;)
-			pause();
+		do
+			check(write(answer[1], &c, 1) == 1);
+		while (read(ask[0], &c, 1) == 1);
+		_exit(1);
 	}
-	close(p[1]);
-	char c;
-	check(read(p[0], &c, 1) == 1); /* it is ready */
-	close(p[0]);
+	close(answer[1]);
+	check(read(answer[0], &c, 1) == 1); /* it is ready */
 	return pid;
 }
 
-/* What the signal did: the first status change, or none within a while. */
+/* What the signal did: the first status change, or none within a while from when the child, asked behind it, answered. */
 static void one(int signo)
 {
 	pid_t pid = child();
 	int status = 0;
 	kill(pid, signo);
+	check(write(ask[1], "x", 1) == 1);
 	pid_t r = 0;
-	for (int i = 0; i < 50 && r == 0; i++) {
-		r = waitpid(pid, &status, WNOHANG | WUNTRACED);
-		if (!r)
-			sleep_ms(2);
+	for (int i = 0; i < 50 && !(r = waitpid(pid, &status, WNOHANG | WUNTRACED));) {
+		struct pollfd answered = {answer[0], POLLIN, 0};
+		i += poll(&answered, 1, 0) == 1 && answered.revents & POLLIN;
+		sleep_ms(2);
 	}
 	say("%2d: %s%s", signo, r ? status_text(status) : "nothing", r && WIFSIGNALED(status) && WCOREDUMP(status) ? " (core)" : "");
 	if (!r || WIFSTOPPED(status)) {
@@ -42,6 +46,9 @@ static void one(int signo)
 		while (waitpid(pid, &status, 0) == pid && !WIFSIGNALED(status))
 			;
 	}
+	close(ask[0]);
+	close(ask[1]);
+	close(answer[0]);
 }
 
 static void itself(int signo)
