@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <stdarg.h>
 #include "../../runtime/monitor/monitor.h"
+#include "../../runtime/monitor/maps.h"
 #include "../../runtime/monitor/mm.h"
 #include "../../runtime/monitor/peer.h"
 #include "../../runtime/monitor/signal.h"
@@ -231,6 +232,12 @@ long make_smaps(struct thread *t, int fd, char *buf, u64 cap)
 long make_smaps_rollup(struct thread *t, int fd, char *buf, u64 cap)
 {
 	return make_smaps(t, fd, buf, cap);
+}
+
+void mm_sizes(struct mm *mm, struct mm_sizes *s)
+{
+	(void)mm;
+	*s = (struct mm_sizes){0};
 }
 
 u64 mm_format_maps(struct proc *p, char *buf, u64 cap)
