@@ -101,6 +101,7 @@ FD_HOST_SELF = 7
 FD_PLANNER = 8
 FD_CTL = 9
 FD_NOTIFY = 10
+FD_POOL = 11
 NOTIFY_MAGIC = 0x315946544f4e4250
 NOTIFY_ANSWER = 0
 NOTIFY_CONTINUE = 1
@@ -144,6 +145,9 @@ CMP_MASKED_EQ = 7
 PLAN_INDEX_MAGIC = 0x31584449504c4250
 PLAN_IMAGE_MAGIC = 0x31474d49504c4250
 PLAN_MAX_SEGS = 8
+POOL_MAGIC = 0x314c4f4f50425350
+POOL_ENTRIES = 100
+POOL_HEAD = 2
 
 
 class Slot:
@@ -1738,6 +1742,142 @@ class PlanImage:
         new.nsites = values[10]
         new.sites_off = values[11]
         new.seg = tuple([PlanSeg.unpack(values[12], at) for at in range(0, 256, PlanSeg.SIZE)])
+        return new
+
+
+class PoolEntry:
+    """`struct psb_pool_entry`, 72 bytes."""
+
+    __slots__ = ("key", "offset", "len", "page", "ready", "reserved",)
+    SIZE = 72
+    OFFSET = {
+        "key": 0,
+        "offset": 40,
+        "len": 48,
+        "page": 56,
+        "ready": 64,
+        "reserved": 68,
+    }
+    _layout = Struct("<40sQQQII")
+
+    def __init__(
+        self,
+        *,
+        key: PlanKey | None = None,
+        offset: int = 0,
+        len: int = 0,
+        page: int = 0,
+        ready: int = 0,
+        reserved: int = 0,
+    ) -> None:
+        self.key: PlanKey = PlanKey() if key is None else key
+        self.offset: int = offset
+        self.len: int = len
+        self.page: int = page
+        self.ready: int = ready
+        self.reserved: int = reserved
+
+    def to_bytes(self) -> bytes:
+        return self._layout.pack(
+            self.key.to_bytes(),
+            self.offset,
+            self.len,
+            self.page,
+            self.ready,
+            self.reserved,
+        )
+
+    @classmethod
+    def pack(
+        cls,
+        *,
+        key: PlanKey | None = None,
+        offset: int = 0,
+        len: int = 0,
+        page: int = 0,
+        ready: int = 0,
+        reserved: int = 0,
+    ) -> bytes:
+        return cls(
+            key=key,
+            offset=offset,
+            len=len,
+            page=page,
+            ready=ready,
+            reserved=reserved,
+        ).to_bytes()
+
+    @classmethod
+    def unpack(cls, buf: Buffer, offset: int = 0) -> PoolEntry:
+        values = cls._layout.unpack_from(buf, offset)
+        new = cls.__new__(cls)
+        new.key = PlanKey.unpack(values[0])
+        new.offset = values[1]
+        new.len = values[2]
+        new.page = values[3]
+        new.ready = values[4]
+        new.reserved = values[5]
+        return new
+
+
+class Pool:
+    """`struct psb_pool`, 24 bytes."""
+
+    __slots__ = ("magic", "version", "count", "next",)
+    SIZE = 24
+    OFFSET = {
+        "magic": 0,
+        "version": 8,
+        "count": 12,
+        "next": 16,
+    }
+    _layout = Struct("<QIIQ")
+
+    def __init__(
+        self,
+        *,
+        magic: int = 0,
+        version: int = 0,
+        count: int = 0,
+        next: int = 0,
+    ) -> None:
+        self.magic: int = magic
+        self.version: int = version
+        self.count: int = count
+        self.next: int = next
+
+    def to_bytes(self) -> bytes:
+        return self._layout.pack(
+            self.magic,
+            self.version,
+            self.count,
+            self.next,
+        )
+
+    @classmethod
+    def pack(
+        cls,
+        *,
+        magic: int = 0,
+        version: int = 0,
+        count: int = 0,
+        next: int = 0,
+    ) -> bytes:
+        return cls(
+            magic=magic,
+            version=version,
+            count=count,
+            next=next,
+        ).to_bytes()
+
+    @classmethod
+    def unpack(cls, buf: Buffer, offset: int = 0) -> Pool:
+        values = cls._layout.unpack_from(buf, offset)
+        new = cls.__new__(cls)
+        new.magic = values[0]
+        new.version = values[1]
+        new.count = values[2]
+        new.next = values[3]
         return new
 
 

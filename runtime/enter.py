@@ -221,6 +221,7 @@ def _roles(own: Kept, policy: bytes, agent: Agent | None, directory: str) -> dic
         abi.FD_POLICY: launch_vault.sealed_memfd("pysandbox-policy", policy),
         abi.FD_HOST_SELF: os.open("/proc/thread-self", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
         abi.FD_CTL: launch_vault.open_control(directory),
+        abi.FD_POOL: launch_vault.pool_memfd(own.memory),
     }
     if agent is not None:
         roles[abi.FD_NOTIFY] = agent.asking

@@ -29,7 +29,8 @@ _MAX = 16 << 20
 class Kept(Struct):
     """`process`: of config.json, as parsed. `trace`: file, "" for none. `hooks`: those kinds that run after create, as
     parsed. `personality`: domain, "" for none. `listener`: path and metadata of the agent for SCMP_ACT_NOTIFY, or nothing.
-    `root`: directory on the host that is the container's root where its mount namespace is the host's, else ""."""
+    `root`: directory on the host that is the container's root where its mount namespace is the host's, else "".
+    `memory`: limit in bytes when the container was made, 0 for none."""
 
     process: Mapping[str, Any]
     trace: str
@@ -41,6 +42,7 @@ class Kept(Struct):
     hooks: Mapping[str, Any]
     listener: Sequence[str] = ()
     root: str = ""
+    memory: int = 0
 
 
 _LATER_HOOKS = ("startContainer", "poststart", "poststop")
@@ -61,6 +63,7 @@ def keep(container: Container, plan: LaunchPlan, late: Late, raw: Mapping[str, A
         "personality": personality.domain if personality else "",
         "listener": [seccomp.listener_path, seccomp.listener_metadata] if plan.agent is not None and seccomp else [],
         "root": plan.shared_root,
+        "memory": plan.memory_limit,
         "hooks": {kind: hooks[kind] for kind in _LATER_HOOKS if hooks.get(kind)},
     }
     _write(container.directory, NAME, jsontext.dump(value).encode())
@@ -72,7 +75,7 @@ def load(directory: int, container_id: str) -> Kept:
     try:
         value = jsontext.parse(_read(directory, NAME, container_id), NAME)
         kept = Kept(**value)
-        numbers = (kept.trace_mode, kept.dispatch, kept.pin)
+        numbers = (kept.trace_mode, kept.dispatch, kept.pin, kept.memory)
         if not isinstance(kept.process, dict) or not isinstance(kept.hooks, dict) or not all(type(n) is int for n in numbers):
             raise TypeError("value of the wrong type")
         if not isinstance(kept.trace, str) or not isinstance(kept.personality, str) or not isinstance(kept.root, str):

@@ -86,6 +86,12 @@ class LaunchPlan(Struct):
         return os.path.join(os.path.abspath(self.options.root), self.options.id, "rootfs")
 
     @property
+    def memory_limit(self) -> int:
+        """Bytes; 0: none."""
+        resources = self.spec.linux.resources
+        return max(resources.memory.limit or 0, 0) if resources and resources.memory else 0
+
+    @property
     def roles(self) -> dict[int, int]:
         """What goes into the vault besides `Late`: PSB_FD_* -> descriptor."""
         roles = {abi.FD_KVM: self.kvm, abi.FD_HOST_SELF: self.host_self}
@@ -99,17 +105,18 @@ class Late(Struct):
 
     monitor: int
     control: int
+    pool: int
     policy: int
     trace: int | None
 
     @property
     def fds(self) -> tuple[int, ...]:
         """In the order of `LATE_ROLES`."""
-        fds = (self.monitor, self.control, self.policy)
+        fds = (self.monitor, self.control, self.pool, self.policy)
         return fds if self.trace is None else (*fds, self.trace)
 
 
-LATE_ROLES = (abi.FD_MONITOR, abi.FD_CTL, abi.FD_POLICY, abi.FD_TRACE)
+LATE_ROLES = (abi.FD_MONITOR, abi.FD_CTL, abi.FD_POOL, abi.FD_POLICY, abi.FD_TRACE)
 
 
 def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | None = None) -> LaunchPlan:
@@ -161,6 +168,7 @@ def open_late(plan: LaunchPlan, directory: int) -> Late:
     return Late(
         monitor=launch_vault.monitor_memfd(),
         control=launch_vault.control_file(directory),
+        pool=launch_vault.pool_memfd(plan.memory_limit),
         policy=_policy(plan.spec),
         trace=_trace(plan.options, plan.spec.annotations, plan.trace_mode),
     )

@@ -15,6 +15,7 @@ _MFD_EXEC = 0x10
 _SEAL_ALL = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
 _MONITOR_FD = 1000
 _PAGE = 4096
+_POOL_SIZE = 16 << 20
 
 
 def sealed_memfd(name: str, content: bytes) -> int:
@@ -81,6 +82,17 @@ def open_control(directory: str) -> int:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise from_os_error(f"open {path}", error, LaunchError) from None
+
+
+def pool_memfd(memory_limit: int) -> int:
+    """The text pool (struct psb_pool), shared and written by the container's monitors; its size is fixed. What is copied there
+    counts as the container's memory: at most a sixteenth of `memory_limit` (bytes; 0: no limit)."""
+    fd = os.memfd_create("pysandbox-pool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    size = min(memory_limit // 16, _POOL_SIZE) if memory_limit else _POOL_SIZE
+    _fill(fd, abi.Pool.pack(magic=abi.POOL_MAGIC, version=abi.ABI_VERSION, next=abi.POOL_HEAD))
+    os.truncate(fd, max(size // _PAGE, 1) * _PAGE)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0x1 | 0x2 | 0x4)
+    return fd
 
 
 def make_vault(roles: dict[int, int]) -> int:

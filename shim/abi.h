@@ -100,6 +100,7 @@
 #define PSB_FD_PLANNER 8    /* SOCK_SEQPACKET to the planner (optional): requests of struct psb_plan_wanted */
 #define PSB_FD_CTL 9        /* file ROOT/ID/monitors, O_RDWR: shared by the container's monitors (struct psb_ctl) */
 #define PSB_FD_NOTIFY 10    /* SOCK_SEQPACKET to who speaks with the agent (optional): requests of struct psb_notify_request */
+#define PSB_FD_POOL 11      /* memfd, struct psb_pool: text shared and written by the container's monitors (optional) */
 
 #define PSB_NOTIFY_MAGIC 0x315946544f4e4250 /* "PBNOTFY1" */
 #define PSB_NOTIFY_ANSWER 0         /* the call's result is `error`, or `value` when that is 0 */
@@ -377,6 +378,29 @@ struct psb_plan_image {
 	uint64_t nsites;
 	uint64_t sites_off;       /* from the image header: struct psb_plan_site[nsites], by vaddr */
 	struct psb_plan_seg seg[8];
+};
+
+/* Pieces of files and of the plan store, copied once by the first monitor of a container that maps them: see
+ * runtime/monitor/pool.c. Entries [0, count) may be looked at; one is valid when `ready` is set (release order). */
+#define PSB_POOL_MAGIC 0x314c4f4f50425350 /* "PSBPOOL1" */
+#define PSB_POOL_ENTRIES 100
+#define PSB_POOL_HEAD 2           /* pages of struct psb_pool and its entries, in front of the pieces */
+
+struct psb_pool_entry {
+	struct psb_plan_key key;  /* of the file; dev ~0: the plan store */
+	uint64_t offset;          /* bytes into that file, page multiple */
+	uint64_t len;             /* page multiple */
+	uint64_t page;            /* where the copy starts, in pages from the pool's start */
+	uint32_t ready;
+	uint32_t reserved;
+};
+
+struct psb_pool {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t count;           /* entries begun; may exceed PSB_POOL_ENTRIES */
+	uint64_t next;            /* first page not given away */
+	/* struct psb_pool_entry entry[PSB_POOL_ENTRIES] */
 };
 
 /* A trampoline: [moved instructions of before], `lea back(%rip),%rcx; jmp *%gs:PSB_SLOT_ENTRY`,

@@ -38,9 +38,12 @@ static long replace_trampolines(struct proc *p, const struct region *g)
 	host_call(__NR_mprotect, copy, len, PROT_READ);
 	/* MREMAP_MAYMOVE | MREMAP_FIXED */
 	long r = host_call(__NR_mremap, copy, len, len, 3, g->start);
-	if (IS_ERR(r))
+	if (IS_ERR(r)) {
 		host_free(copy, len);
-	return IS_ERR(r) ? r : 0;
+		return r;
+	}
+	mm_leave_pool(p->mm, g->start, g->end);
+	return 0;
 }
 
 /* The program uses GS. 0 or -errno: then its trampolines are as they were. */

@@ -282,9 +282,14 @@ void vm_forget(struct vm *vm)
 	vm->fd = -1;
 }
 
+long vm_add_pool(struct vm *vm, const void *at, u64 len)
+{
+	return add_slot(vm, 1, POOL_GPA, len, (u64)at);
+}
+
 long vm_add_chunk(struct vm *vm, u32 index, u64 va)
 {
-	return add_slot(vm, 1 + index, (1 + (u64)index) * CHUNK_SIZE, CHUNK_SIZE, va);
+	return add_slot(vm, 2 + index, CHUNK_GPA(index), CHUNK_SIZE, va);
 }
 
 static const struct kvm_segment user_cs = {.limit = 0xffffffff, .selector = SEG_CS, .type = 11, .present = 1, .dpl = 3, .s = 1, .l = 1, .g = 1};

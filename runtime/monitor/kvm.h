@@ -9,6 +9,9 @@
 #define SYS_GPA 0ul
 #define SYS_SIZE (64ul << 20)  /* page tables, descriptor tables, TSSs: guest-physical 0 */
 #define CHUNK_SIZE (64ul << 20)
+#define POOL_GPA (64ul << 20)  /* the text pool */
+#define POOL_MAX (64ul << 20)
+#define CHUNK_GPA(index) ((2 + (u64)(index)) * CHUNK_SIZE)
 #define SYS_VA 0xffff800000000000ul /* where supervisor-only pages are mapped */
 
 /* Fixed pages in the system area. */
@@ -46,7 +49,9 @@ long vm_create(struct vm *vm, int kvm_fd);
 long vm_init_system(struct vm *vm);
 /* A forked child: same memory, no VM yet. Forgets the inherited descriptors (closing them). */
 void vm_forget(struct vm *vm);
-/* Adds the memory slot of chunk number `index` (guest-physical (1 + index) * CHUNK_SIZE) at host address va. */
+/* Adds the memory slot of the text pool: `len` bytes at host address `at`. */
+long vm_add_pool(struct vm *vm, const void *at, u64 len);
+/* Adds the memory slot of chunk number `index` (guest-physical CHUNK_GPA) at host address va. */
 long vm_add_chunk(struct vm *vm, u32 index, u64 va);
 /* Zeroed page in the system area: its offset, or 0 when full. */
 u64 vm_sys_page(struct vm *vm);

@@ -3,7 +3,8 @@
  *  - rights are taken away first in the PTE, then on the host (whose MMU notifier makes KVM forget its own copy of the
  *    translation), and given first on the host, then in the PTE;
  *  - a page-table page, once linked, keeps its place: KVM's shadow of it then never describes another range;
- *  - GPA = f(VA) through the chunk table, so a stale table could only name the same memory. */
+ *  - GPA = f(VA) through the chunk table, so a stale table could only name the same memory; text shown from the pool is the
+ *    exception: its translations are dropped through the pool's own host mapping. */
 #include "mm.h"
 #include "kvm.h"
 
@@ -21,6 +22,7 @@
 #define FILL_ANON (1ul << 20)
 #define FILL_FILE (4ul << 20)
 #define MAX_FILES 4096
+#define MADV_DONTNEED 4
 
 static u64 random_u64(void)
 {
@@ -66,7 +68,7 @@ static u64 chunk_gpa(struct mm *mm, u64 va)
 		n = ++mm->nchunks;
 		mm->chunk_of[va / CHUNK_SIZE] = n;
 	}
-	return (u64)n * CHUNK_SIZE + (va & (CHUNK_SIZE - 1));
+	return CHUNK_GPA(n - 1) + (va & (CHUNK_SIZE - 1));
 }
 
 static u64 pte_bits(u32 prot)
@@ -76,8 +78,9 @@ static u64 pte_bits(u32 prot)
 	return PTE_P | PTE_U | PTE_A | (prot & PROT_WRITE ? PTE_W | PTE_D : 0) | (prot & PROT_EXEC ? 0 : PTE_NX);
 }
 
-/* Sets the PTEs of [start, end). False when page-table or slot room is used up. */
-static bool populate(struct mm *mm, u64 start, u64 end, u32 prot)
+/* Sets the PTEs of [start, end), shown from page `pool` of the text pool on if that is not 0. False when page-table or slot room
+ * is used up. */
+static bool populate(struct mm *mm, u64 start, u64 end, u32 prot, u32 pool)
 {
 	u64 bits = pte_bits(prot);
 	for (u64 va = start; va < end;) {
@@ -91,7 +94,7 @@ static bool populate(struct mm *mm, u64 start, u64 end, u32 prot)
 			va = stop;
 			continue;
 		}
-		u64 gpa = bits ? chunk_gpa(mm, va) : 0;
+		u64 gpa = !bits ? 0 : pool ? POOL_GPA + pool * PAGE + (va - start) : chunk_gpa(mm, va);
 		if (bits && !gpa)
 			return false;
 		for (; va < stop; va += PAGE, gpa += PAGE)
@@ -124,6 +127,12 @@ static bool restrict_ptes(struct mm *mm, u64 start, u64 end, u32 prot)
 		va = stop;
 	}
 	return lost_exec;
+}
+
+/* The page of the text pool that va, which lies in g, is shown from; 0: none. */
+static u32 pool_page(const struct region *g, u64 va)
+{
+	return g->pool ? g->pool + (u32)((va - g->start) / PAGE) : 0;
 }
 
 /* --- regions ---------------------------------------------------------------------------------------- */
@@ -189,6 +198,7 @@ static void split(struct mm *mm, u64 va)
 	struct region head = mm->region[i];
 	head.end = va;
 	mm->region[i].offset += va - mm->region[i].start;
+	mm->region[i].pool = pool_page(&mm->region[i], va);
 	mm->region[i].start = va;
 	insert_at(mm, i, head);
 }
@@ -201,7 +211,7 @@ static long ensure_room(struct mm *mm)
 
 static bool mergeable(const struct region *a, const struct region *b)
 {
-	return a->end == b->start && a->prot == b->prot && a->flags == b->flags && a->file == b->file && !(a->flags & REGION_SHM) &&
+	return a->end == b->start && a->prot == b->prot && a->flags == b->flags && a->file == b->file && !(a->flags & REGION_SHM) && (a->pool ? pool_page(a, a->end) == b->pool : !b->pool) &&
 	       (!a->file || a->offset + (a->end - a->start) == b->offset);
 }
 
@@ -229,6 +239,32 @@ static void forget(struct mm *mm, u64 start, u64 end)
 		delete_at(mm, i, n);
 }
 
+/* Takes the guest's access to [start, end) away. What the host mapping shows is forgotten by KVM when that changes, which the
+ * caller sees to; what the pool shows, here. */
+static void take_away(struct mm *mm, u64 start, u64 end)
+{
+	populate(mm, start, end, 0, 0);
+	for (u32 i = lower(mm, start); i < mm->nregions && mm->region[i].start < end; i++) {
+		const struct region *g = &mm->region[i];
+		if (!g->pool)
+			continue;
+		u64 from = g->start > start ? g->start : start, to = g->end < end ? g->end : end;
+		host_call(__NR_madvise, mm->pool + pool_page(g, from) * PAGE, to - from, MADV_DONTNEED);
+	}
+}
+
+void mm_leave_pool(struct mm *mm, u64 start, u64 end)
+{
+	for (u32 i = lower(mm, start); i < mm->nregions && mm->region[i].start < end; i++) {
+		struct region *g = &mm->region[i];
+		if (!g->pool)
+			continue;
+		take_away(mm, g->start, g->end);
+		g->pool = 0;
+		populate(mm, g->start, g->end, g->prot, 0);
+	}
+}
+
 static bool touches_hidden(struct mm *mm, u64 start, u64 end)
 {
 	for (u32 i = lower(mm, start); i < mm->nregions && mm->region[i].start < end; i++)
@@ -247,7 +283,7 @@ long mm_insert(struct mm *mm, struct region r)
 	insert_at(mm, i, r);
 	bool eager = r.end - r.start <= EAGER_LIMIT;
 	merge_around(mm, i);
-	if (eager && !populate(mm, r.start, r.end, r.prot))
+	if (eager && !populate(mm, r.start, r.end, r.prot, r.pool))
 		return -ENOMEM;
 	return 0;
 }
@@ -294,6 +330,11 @@ static u64 choose_address(struct mm *mm, u64 hint, u64 len, u32 flags)
 
 long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset)
 {
+	return mm_map_pooled(mm, addr, len, prot, flags, fd, offset, 0, 0);
+}
+
+long mm_map_pooled(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset, u32 pool, u64 pooled)
+{
 	if (!len || len > PSB_GUEST_LIMIT || offset % PAGE)
 		return len > PSB_GUEST_LIMIT ? -ENOMEM : -EINVAL;
 	len = ROUND_UP(len, PAGE);
@@ -321,7 +362,7 @@ long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 o
 		goto out;
 	}
 	if (fixed) /* what was there is taken away first; on failure it is put back by the fault handler */
-		populate(mm, addr, addr + len, 0);
+		take_away(mm, addr, addr + len);
 	/* A first touch costs the guest a VM exit a page; pages that are there already come eight at a time (KVM prefetches
 	 * writable ones). So what is small and private is filled at once, by the same host call. */
 	if ((flags & MAP_TYPE) == MAP_PRIVATE && prot & PROT_WRITE && !(flags & MAP_NORESERVE) &&
@@ -332,11 +373,17 @@ long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 o
 	r = host_call(__NR_mmap, addr, len, host_prot(prot), hflags, fd, offset);
 	if (IS_ERR(r))
 		goto out;
-	long e = mm_insert(mm, (struct region){.start = addr, .end = addr + len, .prot = (u8)(prot & 7), .flags = shared});
+	if (pooled > len)
+		pooled = len;
+	long e = 0;
+	if (pooled)
+		e = mm_insert(mm, (struct region){.start = addr, .end = addr + pooled, .prot = (u8)(prot & 7), .pool = pool});
+	if (!e && pooled < len)
+		e = mm_insert(mm, (struct region){.start = addr + pooled, .end = addr + len, .prot = (u8)(prot & 7), .flags = shared});
 	if (e) {
+		take_away(mm, addr, addr + len);
 		host_call(__NR_munmap, addr, len);
 		forget(mm, addr, addr + len);
-		populate(mm, addr, addr + len, 0);
 		r = e;
 	}
 out:
@@ -354,7 +401,7 @@ long mm_unmap(struct mm *mm, u64 addr, u64 len)
 	if (!r && touches_hidden(mm, addr, addr + len))
 		r = -EINVAL;
 	if (!r) {
-		populate(mm, addr, addr + len, 0);
+		take_away(mm, addr, addr + len);
 		r = host_call(__NR_munmap, addr, len);
 		if (!r)
 			forget(mm, addr, addr + len);
@@ -381,6 +428,7 @@ long mm_protect(struct mm *mm, u64 addr, u64 len, u32 prot)
 		r = -EACCES;
 	if (r)
 		goto out;
+	mm_leave_pool(mm, addr, end);
 	bool lost_exec = restrict_ptes(mm, addr, end, prot);
 	if (lost_exec) /* the host mapping does not change with PROT_EXEC: make KVM forget the page all the same */
 		host_call(__NR_mprotect, addr, len, 0);
@@ -392,7 +440,7 @@ long mm_protect(struct mm *mm, u64 addr, u64 len, u32 prot)
 	for (u32 i = lower(mm, addr); i < mm->nregions && mm->region[i].start < end; i++) {
 		struct region *g = &mm->region[i];
 		g->prot = (u8)prot;
-		if (g->end - g->start <= EAGER_LIMIT && !populate(mm, g->start, g->end, prot))
+		if (g->end - g->start <= EAGER_LIMIT && !populate(mm, g->start, g->end, prot, 0))
 			r = -ENOMEM;
 	}
 	u32 first = lower(mm, addr);
@@ -425,11 +473,12 @@ long mm_remap(struct mm *mm, u64 old, u64 old_len, u64 new_len, u32 flags, u64 n
 		r = -EFAULT;
 	if (r)
 		goto out;
+	mm_leave_pool(mm, old, old_len ? old + old_len : old + PAGE);
 	struct region was = *found;
 	bool in_place = !(flags & (FIXED | DONTUNMAP)) && old_len && (new_len <= old_len || mm_is_free(mm, old + old_len, new_len - old_len));
 	if (in_place) {
 		if (new_len < old_len)
-			populate(mm, old + new_len, old + old_len, 0);
+			take_away(mm, old + new_len, old + old_len);
 		r = host_call(__NR_mremap, old, old_len, new_len, 0, 0);
 		if (IS_ERR(r) && !(new_len > old_len && flags & MAYMOVE))
 			goto out;
@@ -455,9 +504,9 @@ long mm_remap(struct mm *mm, u64 old, u64 old_len, u64 new_len, u32 flags, u64 n
 		goto out;
 	}
 	if (flags & FIXED)
-		populate(mm, to, to + new_len, 0);
+		take_away(mm, to, to + new_len);
 	if (old_len)
-		populate(mm, old, old + old_len, 0);
+		take_away(mm, old, old + old_len);
 	r = host_call(__NR_mremap, old, old_len, new_len, flags | FIXED, to);
 	if (IS_ERR(r))
 		goto out; /* PTEs come back by faults */
@@ -494,7 +543,7 @@ long mm_attach_shm(struct mm *mm, int id, u64 addr, u64 len, u32 flags)
 	if (!r && !addr && !(addr = choose_address(mm, 0, len, 0)))
 		r = -ENOMEM;
 	if (!r) {
-		populate(mm, addr, addr + len, 0);
+		take_away(mm, addr, addr + len);
 		/* SHM_REMAP by hand, for the length that was looked at: the segment of that number may be a longer one by now */
 		if (flags & REMAP && !mm_is_free(mm, addr, len)) {
 			host_call(__NR_munmap, addr, len);
@@ -520,7 +569,7 @@ long mm_detach_shm(struct mm *mm, u64 addr)
 		r = -EINVAL;
 	if (!r) {
 		u64 end = g->end;
-		populate(mm, addr, end, 0);
+		take_away(mm, addr, end);
 		r = host_call(__NR_shmdt, addr);
 		if (!r)
 			forget(mm, addr, end);
@@ -547,7 +596,7 @@ long mm_brk(struct mm *mm, u64 addr)
 			goto out;
 		}
 	} else if (new < old) {
-		populate(mm, new, old, 0);
+		take_away(mm, new, old);
 		host_call(__NR_munmap, new, old - new);
 		forget(mm, new, old);
 	}
@@ -578,7 +627,7 @@ int mm_fault(struct mm *mm, u64 va, u64 err)
 			start = g->start;
 		if (end > g->end)
 			end = g->end;
-		if (!populate(mm, start, end, g->prot))
+		if (!populate(mm, start, end, g->prot, pool_page(g, start)))
 			code = 1;
 	}
 	lock_release(&mm->lock);
@@ -600,7 +649,7 @@ void mm_fill(struct mm *mm, u64 start, u64 end)
 	const struct region *g = mm_find(mm, start);
 	if (g && g->end >= end) {
 		host_call(__NR_madvise, start, end - start, 23 /* MADV_POPULATE_WRITE; older kernels fill on touch */);
-		populate(mm, start, end, g->prot);
+		populate(mm, start, end, g->prot, pool_page(g, start));
 	}
 	lock_release(&mm->lock);
 }
@@ -651,6 +700,11 @@ long mm_init(struct mm *mm, struct vm *vm, u64 stack_limit)
 
 long mm_reattach(struct mm *mm)
 {
+	if (mm->pool_len) {
+		long r = vm_add_pool(mm->vm, mm->pool, mm->pool_len);
+		if (r)
+			return r;
+	}
 	for (u32 i = 0; i < mm->nchunks; i++) {
 		long r = vm_add_chunk(mm->vm, i, mm->chunk_va[i]);
 		if (r)

@@ -33,7 +33,7 @@ struct region {
 	u8 prot;
 	u8 flags;
 	u16 file;   /* REGION_IMAGE: index + 1 into mm->file */
-	u32 pad;
+	u32 pool;   /* page of the text pool that start is shown from, 0: from the host mapping at the same address */
 	u64 offset; /* REGION_IMAGE: file offset of start */
 };
 
@@ -63,6 +63,8 @@ struct mm {
 	struct image_file *file;
 	u32 nfiles;
 	bool gs_given;          /* the program uses GS itself: trampolines leave the VM. Owner: emulate.c */
+	u8 *pool;               /* where the text pool is mapped; owner: pool.c */
+	u64 pool_len;           /* bytes, 0: there is none */
 	_Atomic u32 users;      /* threads of all processes that share this memory */
 };
 
@@ -71,6 +73,9 @@ long mm_init(struct mm *mm, struct vm *vm, u64 stack_limit);
 long mm_reattach(struct mm *mm);
 /* mmap at `addr` (chosen when 0 without MAP_FIXED) of a descriptor already checked. Lock held by the functions themselves. */
 long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset);
+/* The same for a private mapping without PROT_WRITE whose first `pooled` bytes (page multiple, 0: none) are in the text pool, from
+ * page `pool` on. */
+long mm_map_pooled(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset, u32 pool, u64 pooled);
 long mm_unmap(struct mm *mm, u64 addr, u64 len);
 long mm_protect(struct mm *mm, u64 addr, u64 len, u32 prot);
 long mm_brk(struct mm *mm, u64 addr);
@@ -87,6 +92,8 @@ u64 mm_find_gap(struct mm *mm, u64 len, u64 low, u64 high);
 bool mm_is_free(struct mm *mm, u64 addr, u64 len);
 /* Records a host mapping just made at [addr, addr+len) and fills the guest page tables. */
 long mm_insert(struct mm *mm, struct region r);
+/* Shows the regions in [start, end) from their host mapping, which is, or is about to be, another's content than the pool's. */
+void mm_leave_pool(struct mm *mm, u64 start, u64 end);
 const struct region *mm_find(struct mm *mm, u64 va);
 
 #endif

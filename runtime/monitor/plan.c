@@ -2,10 +2,12 @@
  *
  * A plan is found by the file's identity, which the guest cannot forge (ctime). What an image can do wrong is bounded: it is
  * guest text like any other, and a call it would hide still ends in the raw door. */
+#include <elf.h>
 #include "proc.h"
 
 #define S_IFMT 0170000
 #define S_IFREG 0100000
+#define LOADER_CACHE "glibc-ld.so.cache1.1"
 
 static const struct psb_plan_index *plan_index;
 static u64 index_len;
@@ -106,6 +108,32 @@ static u16 remember_file(struct proc *p, struct mm *mm, const struct psb_plan_ke
 	return (u16)++mm->nfiles;
 }
 
+/* The page of the text pool that has this piece of the plan store, 0: none. */
+static u32 pooled_image(struct proc *p, u64 offset, u64 len)
+{
+	return pool_find(&(struct psb_plan_key){.dev = POOL_STORE_DEV}, p->store_fd, offset, len);
+}
+
+/* How much of a mapping of this file's start stays as it is: an ELF's first segment, if it allows no writing; the loader's cache,
+ * which is replaced and never changed. 0: not known. */
+static u64 stable_start(int fd, u64 size)
+{
+	struct {
+		Elf64_Ehdr eh;
+		Elf64_Phdr ph[12];
+	} h;
+	if (host_call(__NR_pread64, fd, &h, sizeof h, 0) != sizeof h)
+		return 0;
+	if (!memcmp(&h, LOADER_CACHE, sizeof LOADER_CACHE - 1))
+		return size;
+	if (memcmp(h.eh.e_ident, ELFMAG, SELFMAG) || h.eh.e_phoff != sizeof h.eh)
+		return 0;
+	for (u32 i = 0; i < ARRAY_LEN(h.ph) && i < h.eh.e_phnum; i++)
+		if (h.ph[i].p_type == PT_LOAD)
+			return h.ph[i].p_offset || h.ph[i].p_flags & PF_W || h.ph[i].p_filesz > (1ul << 30) ? 0 : ROUND_UP(h.ph[i].p_filesz, PAGE);
+	return 0;
+}
+
 /* Makes sure the image's trampolines stand at their place for this load address. Lock held. */
 static bool place_trampolines(struct proc *p, struct mm *mm, const struct psb_plan_image *im, u64 store_off, u64 base, u16 file)
 {
@@ -124,7 +152,8 @@ static bool place_trampolines(struct proc *p, struct mm *mm, const struct psb_pl
 	long r = host_call(__NR_mmap, at, im->tramp_len, PROT_READ, MAP_PRIVATE | MAP_FIXED, p->store_fd, store_off + im->tramp_off);
 	if (IS_ERR(r))
 		return false;
-	return !mm_insert(mm, (struct region){.start = at, .end = at + im->tramp_len, .prot = PROT_READ | PROT_EXEC, .flags = REGION_TRAMP, .file = file});
+	return !mm_insert(mm, (struct region){.start = at, .end = at + im->tramp_len, .prot = PROT_READ | PROT_EXEC, .flags = REGION_TRAMP, .file = file,
+					      .pool = pooled_image(p, store_off + im->tramp_off, im->tramp_len)});
 }
 
 /* Executable mapping at a fixed address of a file with an image: true when the image's pages were mapped. */
@@ -140,8 +169,10 @@ static bool map_image(struct proc *p, struct mm *mm, const struct psb_plan_image
 		lock_acquire(&mm->lock);
 		u16 file = remember_file(p, mm, k, fd, store_off);
 		if (file && place_trampolines(p, mm, im, store_off, base, file)) {
-			long r = host_call(__NR_mmap, addr, len, PROT_READ, MAP_PRIVATE | MAP_FIXED, p->store_fd, store_off + s->image_off + (offset - s->file_off));
-			done = !IS_ERR(r) && !mm_insert(mm, (struct region){.start = addr, .end = addr + len, .prot = (u8)prot, .flags = REGION_IMAGE, .file = file, .offset = offset});
+			u64 from = store_off + s->image_off + (offset - s->file_off);
+			long r = host_call(__NR_mmap, addr, len, PROT_READ, MAP_PRIVATE | MAP_FIXED, p->store_fd, from);
+			done = !IS_ERR(r) && !mm_insert(mm, (struct region){.start = addr, .end = addr + len, .prot = (u8)prot, .flags = REGION_IMAGE, .file = file, .offset = offset,
+									   .pool = pooled_image(p, from, len)});
 		}
 		lock_release(&mm->lock);
 		return done;
@@ -152,13 +183,14 @@ static bool map_image(struct proc *p, struct mm *mm, const struct psb_plan_image
 long plan_map(struct proc *p, struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset)
 {
 	struct psb_plan_key k;
-	bool candidate = (flags & MAP_TYPE) == MAP_PRIVATE && (prot & PROT_EXEC || offset == 0) && !(prot & PROT_WRITE) && len <= (1ul << 32) && file_key(fd, &k);
+	bool fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
+	bool candidate = (flags & MAP_TYPE) == MAP_PRIVATE && (prot & PROT_EXEC || offset == 0 || fixed) && prot && !(prot & PROT_WRITE) && len <= (1ul << 32) && file_key(fd, &k);
 	struct psb_plan_image im;
 	u64 store_off = 0;
 	int found = candidate ? find_plan(p, &k, &store_off, &im) : PLAN_EMPTY;
 	if (found == PLAN_UNKNOWN && prot & PROT_EXEC)
 		request_plan(p, &k, fd);
-	if (found == PLAN_IMAGE && !(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_32BIT)) && !addr && ROUND_UP(len, PAGE) >= im.span) {
+	if (found == PLAN_IMAGE && !fixed && !(flags & MAP_32BIT) && !addr && ROUND_UP(len, PAGE) >= im.span) {
 		/* A loader reserves room for all segments: choose a place with room for the trampolines behind it. */
 		u64 whole = im.tramp_vaddr - im.base_vaddr + im.tramp_len;
 		lock_acquire(&mm->lock);
@@ -170,7 +202,13 @@ long plan_map(struct proc *p, struct mm *mm, u64 addr, u64 len, u32 prot, u32 fl
 			addr = at, flags |= MAP_FIXED;
 	}
 	/* The file itself first: the kernel checks permissions, and what follows only replaces pages of equal standing. */
-	long r = mm_map(mm, addr, len, prot, flags, fd, offset);
+	u64 pooled = 0;
+	if (candidate && !(prot & PROT_EXEC && found != PLAN_EMPTY)) /* text that will be, or would have been, the store's */
+		pooled = !fixed ? ROUND_UP(stable_start(fd, k.size), PAGE) : found != PLAN_UNKNOWN ? ROUND_UP(len, PAGE) : 0;
+	if (pooled > ROUND_UP(len, PAGE))
+		pooled = ROUND_UP(len, PAGE);
+	u32 page = pooled && offset + pooled <= ROUND_UP(k.size, PAGE) ? pool_find(&k, fd, offset, pooled) : 0;
+	long r = mm_map_pooled(mm, addr, len, prot, flags, fd, offset, page, page ? pooled : 0);
 	if (!IS_ERR(r) && found == PLAN_IMAGE && prot & PROT_EXEC)
 		map_image(p, mm, &im, store_off, &k, (u64)r, ROUND_UP(len, PAGE), prot, fd, offset);
 	return r;

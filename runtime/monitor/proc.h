@@ -88,6 +88,13 @@ long plan_open(struct proc *p, int index_fd, int store_fd, int planner_fd);
 /* mmap of a file (descriptor checked by the caller): uses the plan store for executable mappings. Same result as mm_map. */
 long plan_map(struct proc *p, struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset);
 
+/* pool.c */
+#define POOL_STORE_DEV (~0ul) /* in a key: the plan store */
+/* Maps the container's text pool and gives the VM its memory slot. 0 or -errno: there is none then. */
+long pool_open(struct mm *mm, int fd);
+/* The page of the pool where [offset, offset + len) of a file lies (page multiples), copied there if it was not. 0: not there. */
+u32 pool_find(const struct psb_plan_key *k, int fd, u64 offset, u64 len);
+
 /* loader.c */
 struct image {
 	u64 entry, phdr, base, end, interp_base;

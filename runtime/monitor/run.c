@@ -106,9 +106,8 @@ static void handle_memory_failure(struct thread *t)
 	u64 va = 0;
 	if (run->exit_reason == 39 /* KVM_EXIT_MEMORY_FAULT, Linux 6.8 */) {
 		u64 gpa = *(u64 *)((u8 *)run + offsetof(struct kvm_run, hw) + 8); /* memory_fault: flags, gpa, size */
-		u64 chunk = gpa / CHUNK_SIZE;
-		if (chunk && chunk <= mm->nchunks)
-			va = mm->chunk_va[chunk - 1] + gpa % CHUNK_SIZE;
+		if (gpa >= CHUNK_GPA(0) && gpa < CHUNK_GPA(mm->nchunks))
+			va = mm->chunk_va[(gpa - CHUNK_GPA(0)) / CHUNK_SIZE] + gpa % CHUNK_SIZE;
 	}
 	if (!va) {
 		va = operand_address(t);

@@ -288,6 +288,7 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	p->policy = (const struct psb_policy *)blob;
 	procfs_start(p, &v);
 	proc_trace_start(p, &v, start);
+	pool_open(p->mm, v.fd[PSB_FD_POOL]);
 	plan_open(p, v.fd[PSB_FD_PLAN_INDEX], v.fd[PSB_FD_PLAN_STORE], v.fd[PSB_FD_PLANNER]);
 	vault_close(&v, 1u << PSB_FD_PROC | 1u << PSB_FD_PLAN_STORE | 1u << PSB_FD_PLANNER | 1u << PSB_FD_NOTIFY | 1u << PSB_FD_CTL);
 	fd_start(p, (const u64 *)((const char *)start + start->fds_off), start->nfds);

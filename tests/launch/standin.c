@@ -50,6 +50,8 @@ int main(int argc, char **argv, char **envp)
 	REQUIRE(pread(fd[PSB_FD_POLICY], &policy, sizeof policy, 0) == sizeof policy && policy.magic == PSB_POLICY_MAGIC);
 	struct psb_ctl ctl;
 	REQUIRE(pread(fd[PSB_FD_CTL], &ctl, sizeof ctl, 0) == sizeof ctl && ctl.ncpus > 0);
+	struct psb_pool pool;
+	REQUIRE(pread(fd[PSB_FD_POOL], &pool, sizeof pool, 0) == sizeof pool && pool.magic == PSB_POOL_MAGIC && pool.next == PSB_POOL_HEAD);
 	char text[64];
 	ssize_t len = readlinkat(fd[PSB_FD_HOST_SELF], "", text, sizeof text - 1);
 	REQUIRE(len > 0);

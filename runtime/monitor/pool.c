@@ -1,0 +1,121 @@
+/* The text pool: memory of the container from which its programs are shown their read-only pages.
+ *
+ * KVM maps what the host can write eight pages at a fault and all else one by one, and a fault costs microseconds, so a program that
+ * starts pays most for its text and symbol tables. Their first mapping in a container is copied to the pool, a memfd that each monitor
+ * maps writable, above the guest limit; guest PTEs, which allow no writing, point there. The host mapping at the guest's address stays
+ * the file's and read-only: it is what system calls and maps see.
+ *
+ * Monitors of one container trust each other (they share the vault); what the pool says is checked so that a mistake stays inside. */
+#include "proc.h"
+
+#define PIECE_MAX (4ul << 20)
+#define CLOCK_REALTIME_COARSE 5
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#define PRESENT_MAX (2ul << 20) /* of a piece that another process copied: made present in our page tables at once */
+_Static_assert(sizeof(struct psb_pool) + PSB_POOL_ENTRIES * sizeof(struct psb_pool_entry) <= PSB_POOL_HEAD * PAGE, "pool head");
+#define SETTLED_NS 2000000000ul
+
+static struct psb_pool *pool;
+static struct psb_pool_entry *entries; /* PSB_POOL_ENTRIES */
+static u64 pool_pages;
+
+long pool_open(struct mm *mm, int fd)
+{
+	u64 st[18];
+	if (fd < 0 || host_call(__NR_fstat, fd, st) || st[6] <= PSB_POOL_HEAD * PAGE || st[6] > POOL_MAX || st[6] % PAGE)
+		return -ENOENT;
+	long m = host_call(__NR_mmap, 0, st[6], PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (IS_ERR(m))
+		return m;
+	struct psb_pool *at = (struct psb_pool *)m;
+	long r = at->magic == PSB_POOL_MAGIC && at->version == PSB_ABI_VERSION ? vm_add_pool(mm->vm, at, st[6]) : -EINVAL;
+	if (r) {
+		host_call(__NR_munmap, m, st[6]);
+		return r;
+	}
+	pool = at;
+	entries = (struct psb_pool_entry *)(at + 1);
+	pool_pages = st[6] / PAGE;
+	mm->pool = (u8 *)m;
+	mm->pool_len = st[6];
+	return 0;
+}
+
+/* A piece's place as the pool has it; 0 unless it lies within. */
+static u32 place_of(u64 page, u64 pages)
+{
+	return page >= PSB_POOL_HEAD && page < pool_pages && pages <= pool_pages - page ? (u32)page : 0;
+}
+
+static u32 look_up(const struct psb_plan_key *k, u64 offset, u64 len)
+{
+	u32 n = __atomic_load_n(&pool->count, __ATOMIC_ACQUIRE);
+	for (u32 i = 0; i < n && i < PSB_POOL_ENTRIES; i++) {
+		const struct psb_pool_entry *e = &entries[i];
+		if (e->offset == offset && e->len >= len && !memcmp(&e->key, k, sizeof *k) && __atomic_load_n(&e->ready, __ATOMIC_ACQUIRE))
+			return place_of(__atomic_load_n(&e->page, __ATOMIC_RELAXED), len / PAGE);
+	}
+	return 0;
+}
+
+/* A later change of the file shows in its times only if they are not of this very moment. The plan store does not change. */
+static bool settled(const struct psb_plan_key *k)
+{
+	u64 now[2];
+	if (k->dev == POOL_STORE_DEV)
+		return true;
+	if (host_call(__NR_clock_gettime, CLOCK_REALTIME_COARSE, now))
+		return false;
+	u64 ns = now[0] * 1000000000ul + now[1];
+	return k->ctime_ns + SETTLED_NS < ns && k->mtime_ns + SETTLED_NS < ns;
+}
+
+/* Pages of the pool, given away for good. */
+static u32 reserve(u64 pages)
+{
+	u64 next = __atomic_load_n(&pool->next, __ATOMIC_RELAXED);
+	do {
+		if (!place_of(next, pages))
+			return 0;
+	} while (!__atomic_compare_exchange_n(&pool->next, &next, next + pages, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+	return (u32)next;
+}
+
+static bool copy_piece(u32 page, int fd, u64 offset, u64 len)
+{
+	u8 *to = (u8 *)pool + page * PAGE;
+	/* Not by write(): a memfd is a file, to which RLIMIT_FSIZE applies. */
+	host_call(__NR_madvise, to, len, MADV_POPULATE_WRITE);
+	for (u64 done = 0; done < len;) {
+		long got = host_call(__NR_pread64, fd, to + done, len - done, offset + done);
+		if (got <= 0)
+			return got == 0 && len - done < PAGE; /* zeros behind the file's end, in its last page only */
+		done += (u64)got;
+	}
+	return true;
+}
+
+u32 pool_find(const struct psb_plan_key *k, int fd, u64 offset, u64 len)
+{
+	if (!pool || !len || len > PIECE_MAX || len % PAGE || offset % PAGE)
+		return 0;
+	u32 page = look_up(k, offset, len);
+	/* KVM's prefetch takes only what is present, and gives up for all eight pages at the first one that is not. */
+	if (page && len <= PRESENT_MAX)
+		host_call(__NR_madvise, (u8 *)pool + page * PAGE, len, MADV_POPULATE_READ);
+	if (page || __atomic_load_n(&pool->count, __ATOMIC_RELAXED) >= PSB_POOL_ENTRIES || !settled(k) || !(page = reserve(len / PAGE)))
+		return page;
+	u32 i = __atomic_fetch_add(&pool->count, 1, __ATOMIC_ACQ_REL);
+	if (i >= PSB_POOL_ENTRIES)
+		return 0;
+	struct psb_pool_entry *e = &entries[i];
+	e->key = *k;
+	e->offset = offset;
+	e->len = len;
+	e->page = page;
+	if (!copy_piece(page, fd, offset, len))
+		return 0;
+	__atomic_store_n(&e->ready, 1, __ATOMIC_RELEASE);
+	return page;
+}
