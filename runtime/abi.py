@@ -56,6 +56,7 @@ SLOT_ENTRY = 64
 SLOT_PENDING = 72
 SLOT_CPUID = 80
 SLOT_SAVED = 88
+SLOT_TAKEN = 120
 SLOT_IDLE = 0
 SLOT_POSTED = 1
 SLOT_DONE = 2
@@ -383,10 +384,10 @@ class Vault:
 
 
 class Start:
-    """`struct psb_start`, 120 bytes."""
+    """`struct psb_start`, 128 bytes."""
 
-    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "nofile_soft", "nofile_hard", "facts_off", "facts_len", "no_new_privs", "end_signal",)
-    SIZE = 120
+    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "nofile_soft", "nofile_hard", "facts_off", "facts_len", "no_new_privs", "end_signal", "ignored",)
+    SIZE = 128
     OFFSET = {
         "magic": 0,
         "version": 8,
@@ -412,8 +413,9 @@ class Start:
         "facts_len": 108,
         "no_new_privs": 112,
         "end_signal": 116,
+        "ignored": 120,
     }
-    _layout = Struct("<QIIIIIIiiIIQQIIIIQQQIIII")
+    _layout = Struct("<QIIIIIIiiIIQQIIIIQQQIIIIQ")
 
     def __init__(
         self,
@@ -442,6 +444,7 @@ class Start:
         facts_len: int = 0,
         no_new_privs: int = 0,
         end_signal: int = 0,
+        ignored: int = 0,
     ) -> None:
         self.magic: int = magic
         self.version: int = version
@@ -467,6 +470,7 @@ class Start:
         self.facts_len: int = facts_len
         self.no_new_privs: int = no_new_privs
         self.end_signal: int = end_signal
+        self.ignored: int = ignored
 
     def to_bytes(self) -> bytes:
         return self._layout.pack(
@@ -494,6 +498,7 @@ class Start:
             self.facts_len,
             self.no_new_privs,
             self.end_signal,
+            self.ignored,
         )
 
     @classmethod
@@ -524,6 +529,7 @@ class Start:
         facts_len: int = 0,
         no_new_privs: int = 0,
         end_signal: int = 0,
+        ignored: int = 0,
     ) -> bytes:
         return cls(
             magic=magic,
@@ -550,6 +556,7 @@ class Start:
             facts_len=facts_len,
             no_new_privs=no_new_privs,
             end_signal=end_signal,
+            ignored=ignored,
         ).to_bytes()
 
     @classmethod
@@ -580,6 +587,7 @@ class Start:
         new.facts_len = values[21]
         new.no_new_privs = values[22]
         new.end_signal = values[23]
+        new.ignored = values[24]
         return new
 
 

@@ -35,6 +35,8 @@
 #define PSB_SLOT_PENDING 72 /* non-zero: a signal waits; the shim leaves through PSB_PORT_SIGCHECK */
 #define PSB_SLOT_CPUID 80   /* where trampolines of `cpuid` jump, RBX = where to continue */
 #define PSB_SLOT_SAVED 88   /* of the shim, while it answers `cpuid`: return address; EAX and ECX; RSI; RDI; flags */
+#define PSB_SLOT_TAKEN 120   /* non-zero: the call now posted takes long and is in hand; the shim waits once more. In the last of SAVED,
+                              * which is not in use while a call is posted; what stands there otherwise does no harm */
 #define PSB_SLOT_IDLE 0
 #define PSB_SLOT_POSTED 1
 #define PSB_SLOT_DONE 2
@@ -170,6 +172,7 @@ struct psb_start {
 	uint32_t facts_len;   /* runtime/monitor/proc.h; same binary, same host), 0: nothing */
 	uint32_t no_new_privs; /* what the guest is told; the host's flag is always set */
 	uint32_t end_signal;  /* not 0: nothing is to run, the process ends by this signal */
+	uint64_t ignored;     /* is_exec: bit n - 1: signal n is ignored */
 };
 
 /* Shared by all monitors of one container: a page with this structure, then PSB_CTL_RECORDS records of PSB_CTL_RECORD bytes, one for a

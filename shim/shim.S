@@ -54,8 +54,12 @@ shim_ring:
 	jmp	shim_cont
 7:	lea	-1(%rax), %rax
 	mov	%rax, %rcx
-	jrcxz	shim_cont
+	jrcxz	8f
 	jmp	6b
+8:	mov	SLOT(PSB_SLOT_TAKEN), %rcx
+	jrcxz	shim_cont
+	movq	$0, SLOT(PSB_SLOT_TAKEN)
+	jmp	5b
 3:	mov	SLOT(PSB_SLOT_NR_RET), %rax
 	mov	SLOT(PSB_SLOT_PENDING), %rcx
 shim_leave:

@@ -233,7 +233,37 @@ long call_host(struct thread *t, struct call *c, long nr, u64 a, u64 b, u64 d, u
 	return c->may_block ? blocking_call(t, nr, a, b, d, e, f, g) : host_call(nr, a, b, d, e, f, g);
 }
 
-/* Credentials belong to host threads; the core replaces this by one that reaches all of them. */
+#define WNOHANG 1
+#define WNOTHREAD 0x20000000
+#define LOCK_NB 4
+#define IPC_NOWAIT 04000
+
+static bool nonblocking(u64 fd)
+{
+	long flags = host_call(__NR_fcntl, fd, F_GETFL);
+	return flags >= 0 && flags & O_NONBLOCK;
+}
+
+/* Whether a call that may sleep will not, by what it was asked. */
+static bool never_sleeps(u32 nr, const u64 *a)
+{
+	switch (nr) {
+	case __NR_wait4:
+		return (a[2] & (WNOHANG | WNOTHREAD)) == WNOHANG; /* the children are not the server's own */
+	case __NR_flock:
+		return a[1] & LOCK_NB;
+	case __NR_msgsnd:
+		return a[3] & IPC_NOWAIT;
+	case __NR_msgrcv:
+		return a[4] & IPC_NOWAIT;
+	case __NR_accept:
+	case __NR_accept4:
+	case __NR_connect:
+	case __NR_sendfile:
+		return nonblocking(a[0]);
+	}
+	return false;
+}
 
 static long perform(struct thread *t, const struct row *r, struct call *c)
 {
@@ -245,6 +275,8 @@ static long perform(struct thread *t, const struct row *r, struct call *c)
 	long ret;
 	if (r->flags & F_CREDS)
 		ret = proc_change_credentials(t, c->nr, a);
+	else if (r->flags & F_BLOCK && !c->may_block && !never_sleeps(c->nr, a))
+		ret = CALL_TO_TRAP;
 	else if (r->flags & F_BLOCK)
 		ret = call_host(t, c, c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 	else

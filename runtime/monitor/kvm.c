@@ -106,9 +106,10 @@ static void map_system_page(struct vm *vm, u64 offset, bool executable)
 	table[(va >> 12) & 511] = offset | (executable ? 0x61 : (1ull << 63) | 0x63);
 }
 
-long vm_init_system(struct vm *vm)
+long vm_init_system(struct vm *vm, u64 pool_len)
 {
-	vm->sys = host_alloc(SYS_SIZE);
+	vm->pool_len = pool_len;
+	vm->sys = host_alloc(SYS_SIZE + pool_len);
 	if (!vm->sys)
 		return -ENOMEM;
 	vm->sys_used = SYS_FIRST_FREE;
@@ -263,7 +264,7 @@ long vm_create(struct vm *vm, int kvm_fd)
 		prepare_cpuid(kvm_fd);
 		host.vcpu_mmap_size = (int)size;
 	}
-	return add_slot(vm, 0, SYS_GPA, SYS_SIZE, (u64)vm->sys);
+	return add_slot(vm, 0, SYS_GPA, SYS_SIZE + vm->pool_len, (u64)vm->sys);
 }
 
 void vm_forget(struct vm *vm)
@@ -282,14 +283,9 @@ void vm_forget(struct vm *vm)
 	vm->fd = -1;
 }
 
-long vm_add_pool(struct vm *vm, const void *at, u64 len)
-{
-	return add_slot(vm, 1, POOL_GPA, len, (u64)at);
-}
-
 long vm_add_chunk(struct vm *vm, u32 index, u64 va)
 {
-	return add_slot(vm, 2 + index, CHUNK_GPA(index), CHUNK_SIZE, va);
+	return add_slot(vm, 1 + index, CHUNK_GPA(index), CHUNK_SIZE, va);
 }
 
 static const struct kvm_segment user_cs = {.limit = 0xffffffff, .selector = SEG_CS, .type = 11, .present = 1, .dpl = 3, .s = 1, .l = 1, .g = 1};

@@ -249,7 +249,7 @@ static void take_away(struct mm *mm, u64 start, u64 end)
 		if (!g->pool)
 			continue;
 		u64 from = g->start > start ? g->start : start, to = g->end < end ? g->end : end;
-		host_call(__NR_madvise, mm->pool + pool_page(g, from) * PAGE, to - from, MADV_DONTNEED);
+		host_call(__NR_madvise, mm->vm->sys + POOL_GPA + pool_page(g, from) * PAGE, to - from, MADV_DONTNEED);
 	}
 }
 
@@ -700,11 +700,6 @@ long mm_init(struct mm *mm, struct vm *vm, u64 stack_limit)
 
 long mm_reattach(struct mm *mm)
 {
-	if (mm->pool_len) {
-		long r = vm_add_pool(mm->vm, mm->pool, mm->pool_len);
-		if (r)
-			return r;
-	}
 	for (u32 i = 0; i < mm->nchunks; i++) {
 		long r = vm_add_chunk(mm->vm, i, mm->chunk_va[i]);
 		if (r)

@@ -63,8 +63,6 @@ struct mm {
 	struct image_file *file;
 	u32 nfiles;
 	bool gs_given;          /* the program uses GS itself: trampolines leave the VM. Owner: emulate.c */
-	u8 *pool;               /* where the text pool is mapped; owner: pool.c */
-	u64 pool_len;           /* bytes, 0: there is none */
 	_Atomic u32 users;      /* threads of all processes that share this memory */
 };
 

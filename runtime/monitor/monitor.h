@@ -142,6 +142,8 @@ struct thread {
 	bool own_fs;                /* root, working directory and umask are not those of other threads (nor of other programs) */
 	u32 cred_gen;               /* counts credential changes: the ring server has those of its creation */
 	u64 robust_list;            /* guest's list head; walked by us, the kernel is not shown it */
+	u64 tid_address;            /* cleared when the thread ends, if has_tid_address; 0: none */
+	bool has_tid_address;       /* set_tid_address() was called */
 	u32 memory_retries;         /* KVM_RUN failed on memory that is there: see run.c */
 	struct thread *creator;     /* valid while starting */
 	u8 xsave[4096] __attribute__((aligned(64)));
@@ -178,7 +180,9 @@ u64 vcpu_xcr0(void);
 u32 vcpu_xsave_size(void); /* bytes of the standard-format area for xcr0 (CPUID 0xd.0 EBX) */
 
 /* --- signal.c ---------------------------------------------------------------------------------------- */
-void signal_start(struct proc *p, struct thread *t);      /* new program (after host exec): catch nothing, read inherited mask and ignored set */
+/* New program (after host exec): catches nothing, has the inherited mask and ignored set. */
+void signal_start(struct proc *p, struct thread *t, const struct psb_start *start);
+u64 signals_ignored(const struct proc *p);                /* bit n - 1: signal n */
 void signal_thread_start(struct thread *t, struct thread *parent); /* new thread/forked child: inherits the mask, no altstack for threads */
 /* Before entering the guest: deliver what waits. Sets up frames in guest memory and registers. Returns true when
  * registers changed. Never returns when the default action ends the process. `ret` is the result of the system call just

@@ -12,7 +12,7 @@
 #define CLOCK_REALTIME_COARSE 5
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
-#define PRESENT_MAX (2ul << 20) /* of a piece that another process copied: made present in our page tables at once */
+#define PRESENT_MAX (256ul << 10) /* of a piece that another process copied: made present in our page tables at once */
 _Static_assert(sizeof(struct psb_pool) + PSB_POOL_ENTRIES * sizeof(struct psb_pool_entry) <= PSB_POOL_HEAD * PAGE, "pool head");
 #define SETTLED_NS 2000000000ul
 
@@ -20,26 +20,27 @@ static struct psb_pool *pool;
 static struct psb_pool_entry *entries; /* PSB_POOL_ENTRIES */
 static u64 pool_pages;
 
-long pool_open(struct mm *mm, int fd)
+u64 pool_size(int fd)
 {
 	u64 st[18];
 	if (fd < 0 || host_call(__NR_fstat, fd, st) || st[6] <= PSB_POOL_HEAD * PAGE || st[6] > POOL_MAX || st[6] % PAGE)
-		return -ENOENT;
-	long m = host_call(__NR_mmap, 0, st[6], PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (IS_ERR(m))
-		return m;
-	struct psb_pool *at = (struct psb_pool *)m;
-	long r = at->magic == PSB_POOL_MAGIC && at->version == PSB_ABI_VERSION ? vm_add_pool(mm->vm, at, st[6]) : -EINVAL;
-	if (r) {
-		host_call(__NR_munmap, m, st[6]);
-		return r;
-	}
-	pool = at;
-	entries = (struct psb_pool_entry *)(at + 1);
-	pool_pages = st[6] / PAGE;
-	mm->pool = (u8 *)m;
-	mm->pool_len = st[6];
-	return 0;
+		return 0;
+	return st[6];
+}
+
+void pool_open(struct vm *vm, int fd)
+{
+	if (!vm->pool_len)
+		return;
+	u8 *at = vm->sys + POOL_GPA;
+	if (IS_ERR(host_call(__NR_mmap, at, vm->pool_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0)))
+		return;
+	struct psb_pool *head = (struct psb_pool *)at;
+	if (head->magic != PSB_POOL_MAGIC || head->version != PSB_ABI_VERSION)
+		return;
+	pool = head;
+	entries = (struct psb_pool_entry *)(head + 1);
+	pool_pages = vm->pool_len / PAGE;
 }
 
 /* A piece's place as the pool has it; 0 unless it lies within. */

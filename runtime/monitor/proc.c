@@ -117,6 +117,7 @@ struct thread *thread_take(struct proc *p)
 	t->sig_pending = 0;
 	t->have_saved_sigmask = false;
 	t->robust_list = 0;
+	t->has_tid_address = false;
 	return t;
 }
 
@@ -264,6 +265,7 @@ static void become_forked_child(struct thread *t, const struct clone_request *q,
 	t->sig_pending = 0;
 	t->busy = 0;
 	t->call_on_ring = false;
+	t->has_tid_address = false;
 	vm_forget(p->vm);
 	ring_new_process(p, t);
 	long r = proc_make_vm(p);
@@ -555,9 +557,23 @@ long h_vfork(struct thread *t, struct call *c)
 
 /* --- exit ------------------------------------------------------------------------------------------------------------ */
 
+/* What set_tid_address() asked for. The kernel was not told, so that the ring server can serve that call; of the address that a thread
+ * is made with, it knows. */
+static void clear_tid_address(struct thread *t)
+{
+	static const u32 zero;
+	if (!t->has_tid_address)
+		return;
+	host_call(__NR_set_tid_address, 0);
+	if (t->tid_address && !copy_to_guest(gptr_of(t->tid_address), &zero, sizeof zero))
+		host_call(__NR_futex, t->tid_address, 1 /* FUTEX_WAKE */, 1, 0, 0, 0);
+}
+
 long h_exit_group(struct thread *t, struct call *c)
 {
 	robust_release(t);
+	if (t->proc->mm->users > 1) /* somebody may look */
+		clear_tid_address(t);
 	proc_trace_exit(t->proc, t, (u64)(c->arg[0] & 0xff) << 8);
 	peer_gone(t->proc);
 	host_call(__NR_exit_group, c->arg[0]);
@@ -568,6 +584,7 @@ long h_exit_group(struct thread *t, struct call *c)
 static _Noreturn void leave_program(struct thread *t)
 {
 	robust_release(t);
+	clear_tid_address(t);
 	vcpu_release(t->proc->vm, t);
 	t->slot->post = PSB_SLOT_IDLE;
 	t->state = THREAD_LEAVING;

@@ -90,8 +90,9 @@ long plan_map(struct proc *p, struct mm *mm, u64 addr, u64 len, u32 prot, u32 fl
 
 /* pool.c */
 #define POOL_STORE_DEV (~0ul) /* in a key: the plan store */
-/* Maps the container's text pool and gives the VM its memory slot. 0 or -errno: there is none then. */
-long pool_open(struct mm *mm, int fd);
+u64 pool_size(int fd); /* bytes, 0: no pool of ours */
+/* Maps the container's text pool behind the system area. On failure there is none. */
+void pool_open(struct vm *vm, int fd);
 /* The page of the pool where [offset, offset + len) of a file lies (page multiples), copied there if it was not. 0: not there. */
 u32 pool_find(const struct psb_plan_key *k, int fd, u64 offset, u64 len);
 

@@ -6,6 +6,7 @@
 #include "proc.h"
 #include "shim_offsets.h"
 #include "syscalls/handlers.h"
+#include "syscalls/row.h"
 
 #define FUTEX_WAIT_PRIVATE 128
 #define FUTEX_WAKE_PRIVATE 129
@@ -80,6 +81,9 @@ static bool serve(struct proc *p, struct thread *t)
 		c->arg[i] = t->slot->args[i];
 	c->ret_addr = c->site = __builtin_bswap64(post & ~0xfful);
 	c->rec.ordinal = 0;
+	const struct row *r = row_of(c->nr);
+	if (r && r->flags & F_OWN) /* memory is mapped and filled, which may take as long as an exit */
+		t->slot->saved[4] = 1; /* PSB_SLOT_TAKEN */
 	long ret = dispatch(t, c);
 	if (ret == CALL_TO_TRAP) {
 		t->call_on_ring = true;

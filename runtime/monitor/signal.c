@@ -176,13 +176,31 @@ static void set_host_action(int signo, const struct sigaction_k *act)
 
 /* --- life of programs and threads --------------------------------------------------------------------------------- */
 
-void signal_start(struct proc *p, struct thread *t)
+u64 signals_ignored(const struct proc *p)
 {
+	u64 set = 0;
+	for (int signo = 1; signo <= NSIG; signo++)
+		set |= p->sig->action[signo].handler == SIG_IGN ? SIG_BIT(signo) : 0;
+	return set;
+}
+
+/* As the launcher's caller left them. */
+static u64 ignored_by_host(void)
+{
+	u64 set = 0;
 	for (int signo = 1; signo <= NSIG; signo++) {
 		struct sigaction_k inherited = {0};
 		host_call(__NR_rt_sigaction, signo, 0, &inherited, SET_BYTES);
-		p->sig->action[signo] = (struct sigaction_k){.handler = inherited.handler == SIG_IGN ? SIG_IGN : SIG_DFL};
+		set |= inherited.handler == SIG_IGN ? SIG_BIT(signo) : 0;
 	}
+	return set;
+}
+
+void signal_start(struct proc *p, struct thread *t, const struct psb_start *start)
+{
+	u64 ignored = start->is_exec ? start->ignored : ignored_by_host();
+	for (int signo = 1; signo <= NSIG; signo++)
+		p->sig->action[signo] = (struct sigaction_k){.handler = ignored & SIG_BIT(signo) ? SIG_IGN : SIG_DFL};
 	set_host_action(SIGSEGV, &p->sig->action[SIGSEGV]);
 	set_host_action(SIGBUS, &p->sig->action[SIGBUS]);
 	u64 mask = 0;

@@ -270,9 +270,11 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	p->stack_limit = start->stack_limit;
 	p->nofile[0] = start->nofile_soft;
 	p->nofile[1] = start->nofile_hard;
-	r = vm_init_system(p->vm);
-	if (!r)
+	r = vm_init_system(p->vm, pool_size(v.fd[PSB_FD_POOL]));
+	if (!r) {
+		pool_open(p->vm, v.fd[PSB_FD_POOL]);
 		r = vm_create(p->vm, v.fd[PSB_FD_KVM]);
+	}
 	if (r)
 		fatal("cannot create a KVM virtual machine: error %d", (int)-r);
 	r = mm_init(p->mm, p->vm, start->stack_limit);
@@ -288,7 +290,6 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	p->policy = (const struct psb_policy *)blob;
 	procfs_start(p, &v);
 	proc_trace_start(p, &v, start);
-	pool_open(p->mm, v.fd[PSB_FD_POOL]);
 	plan_open(p, v.fd[PSB_FD_PLAN_INDEX], v.fd[PSB_FD_PLAN_STORE], v.fd[PSB_FD_PLANNER]);
 	vault_close(&v, 1u << PSB_FD_PROC | 1u << PSB_FD_PLAN_STORE | 1u << PSB_FD_PLANNER | 1u << PSB_FD_NOTIFY | 1u << PSB_FD_CTL);
 	fd_start(p, (const u64 *)((const char *)start + start->fds_off), start->nfds);
@@ -340,7 +341,7 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	u64 rsp = build_stack(p, &img, argc, gargv, envp, gexecfn, auxv);
 	host_free(prog, sizeof *prog);
 	proc_trace_exec(p, t, img.entry);
-	signal_start(p, t);
+	signal_start(p, t, start);
 	peer_tell_status(p);
 	peer_open(p);
 	t->slot->entry = trap_entry(p); /* the server changes it when it runs */

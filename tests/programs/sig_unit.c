@@ -601,7 +601,7 @@ static _Noreturn void test_main(void)
 	/* MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE */
 	check(host_call(__NR_mmap, GUEST, GUEST_LEN, 3, 0x100022, -1, 0) == (long)GUEST);
 	host_call(__NR_rt_sigprocmask, SIG_SETMASK, &(u64){0}, 0, 8);
-	signal_start(&proc, &self);
+	signal_start(&proc, &self, &(struct psb_start){0});
 	test_delivery();
 	test_restart();
 	test_blocking();

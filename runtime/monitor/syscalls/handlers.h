@@ -202,6 +202,8 @@ long h_open(struct thread *t, struct call *c);
 long h_openat(struct thread *t, struct call *c);
 long h_openat2(struct thread *t, struct call *c);
 long h_personality(struct thread *t, struct call *c);
+long h_getrusage(struct thread *t, struct call *c);
+long h_sched_getaffinity(struct thread *t, struct call *c);
 long h_pipe(struct thread *t, struct call *c);
 long h_pipe2(struct thread *t, struct call *c);
 long h_poll(struct thread *t, struct call *c);

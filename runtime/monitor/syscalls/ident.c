@@ -136,6 +136,20 @@ long h_prctl(struct thread *t, struct call *c)
 	}
 }
 
+#define RUSAGE_THREAD 1
+long h_getrusage(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	return !c->may_block && (i32)a[0] == RUSAGE_THREAD ? CALL_TO_TRAP : host_call(__NR_getrusage, a[0], a[1]);
+}
+
+long h_sched_getaffinity(struct thread *t, struct call *c)
+{
+	(void)c;
+	const u64 *a = marshal_of(t)->arg;
+	return host_call(__NR_sched_getaffinity, (i32)a[0] ? a[0] : (u64)t->tid, a[1], a[2]); /* 0 would be the ring server */
+}
+
 #define ADDR_NO_RANDOMIZE 0x0040000u
 long h_personality(struct thread *t, struct call *c)
 {

@@ -49,7 +49,7 @@ struct arg {
 
 /* Row flags. */
 #define F_FD 1       /* returns a new descriptor: checked and published */
-#define F_BLOCK 2    /* may sleep: blocking_call() on the thread */
+#define F_BLOCK 2    /* may sleep: blocking_call() on the thread; DOOR_TRY: on the ring when its arguments say that it will not */
 #define F_CLAMP 4    /* a length above MAX_RW is cut, as the kernel does */
 #define F_NORETURN 8 /* does not come back when it succeeds */
 #define F_CREDS 16   /* credentials: has to reach every host thread of the process */

@@ -344,9 +344,13 @@ long h_clock(struct thread *t, struct call *c)
 }
 
 #define P_PIDFD 3
+#define WNOHANG 1
+#define WNOTHREAD 0x20000000
 long h_waitid(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
+	if (!c->may_block && (a[3] & (WNOHANG | WNOTHREAD)) != WNOHANG)
+		return CALL_TO_TRAP;
 	if (a[0] == P_PIDFD && !marshal_hold(t, (int)a[1]))
 		return -EBADF;
 	return call_host(t, c, __NR_waitid, a[0], a[1], a[2], a[3], a[4], 0);
