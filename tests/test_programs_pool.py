@@ -51,7 +51,8 @@ def test_pool_is_used_and_small(tmp_path: Path, debian_rootfs: Path, limit: int 
             pids: list[int] = []
             while len(pids) < 2 and time.monotonic() < end:
                 time.sleep(0.1)
-                listed = subprocess.run([pysandbox(), "--root", root, "ps", "-f", "json", name], capture_output=True, text=True, check=False)
+                command = [pysandbox(), "--root", root, "ps", "-f", "json", name]
+                listed = subprocess.run(command, capture_output=True, text=True, check=False)
                 pids = json.loads(listed.stdout) if listed.returncode == 0 else []
             assert len(pids) >= 2
             time.sleep(0.3 * SLOWNESS)

@@ -60,6 +60,7 @@ struct ring {
 	u32 burst;
 	u64 last_trap;         /* TSC */
 	u64 backoff, backoff_until; /* TSC cycles; no polling before */
+	_Atomic u64 missed_until;   /* TSC; until then one trap exit is enough to wake the server */
 	u64 mask[16];          /* CPUs that this process may use; empty: not known yet */
 	u8 *memory;
 	u32 cred_gen;          /* of the thread that made the server */

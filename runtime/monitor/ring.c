@@ -17,8 +17,11 @@
 #define EXIT_COST_MIN 2000ul
 #define EXIT_COST_MAX 100000ul
 #define IDLE_SPIN (8 * exit_cost)         /* the server sleeps after so long without a call */
+#define BUSY_SPIN (24 * exit_cost)        /* the same after BUSY calls since it was woken */
+#define BUSY 16u
+#define MISSED (80 * exit_cost)           /* a server that was busy, and asleep no longer than this, is woken by the first trap exit */
 #define BURST_GAP (10 * exit_cost)        /* trap exits closer than this would have found a polling server */
-#define BURST_LENGTH 2u                   /* so many in a row wake the server */
+#define BURST_LENGTH 2u                   /* so many in a row wake any other */
 #define PREEMPTED 300000ul    /* a gap in our own polling: somebody else needs the CPU */
 #define BACKOFF_SHARED 1000000ul /* after losing the CPU though there was work */
 #define BACKOFF_MIN 4000000ul
@@ -183,8 +186,10 @@ static void server_main(void *arg)
 		last_poll = now;
 		if (any)
 			last_call = now;
-		if (!always && (cpu_wanted || now - last_call > IDLE_SPIN)) {
+		bool busy = counters.ring - woken >= BUSY;
+		if (!always && (cpu_wanted || now - last_call > (busy ? BUSY_SPIN : IDLE_SPIN))) {
 			back_off(p, cpu_wanted, counters.ring - woken, now);
+			atomic_store(&p->ring.missed_until, busy ? now + MISSED : 0);
 			fall_asleep(p);
 			last_call = last_poll = rdtsc();
 			woken = counters.ring;
@@ -248,7 +253,7 @@ void ring_note_trap(struct thread *t)
 	u64 now = rdtsc();
 	r->burst = now - r->last_trap < BURST_GAP ? r->burst + 1 : 0;
 	r->last_trap = now;
-	if (r->burst >= BURST_LENGTH && now >= r->backoff_until) {
+	if ((r->burst >= BURST_LENGTH || now < atomic_load(&r->missed_until)) && now >= r->backoff_until) {
 		r->burst = 0;
 		wake_server(p, t->cred_gen);
 	}
