@@ -31,7 +31,7 @@ PLANS = "P"  # launcher: descriptors: plan index and plan store; go on
 ERROR = "E"  # child: class name, errno, status, message, separated by NUL; the child ends after it
 
 _MAX_TEXT = 65536
-MAX_FDS = 4
+MAX_FDS = 5
 
 
 class Channel:

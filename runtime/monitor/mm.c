@@ -23,6 +23,8 @@
 #define FILL_FILE (4ul << 20)
 #define MAX_FILES 4096
 #define MADV_DONTNEED 4
+#define MADV_POPULATE_WRITE 23
+#define OWN_DATA (64ul << 10)
 
 static u64 random_u64(void)
 {
@@ -648,8 +650,39 @@ void mm_fill(struct mm *mm, u64 start, u64 end)
 	lock_acquire(&mm->lock);
 	const struct region *g = mm_find(mm, start);
 	if (g && g->end >= end) {
-		host_call(__NR_madvise, start, end - start, 23 /* MADV_POPULATE_WRITE; older kernels fill on touch */);
+		host_call(__NR_madvise, start, end - start, MADV_POPULATE_WRITE); /* older kernels fill on touch */
 		populate(mm, start, end, g->prot, pool_page(g, start));
+	}
+	lock_release(&mm->lock);
+}
+
+static bool own_memory(const struct region *g)
+{
+	return g->prot & PROT_WRITE && !(g->flags & (REGION_SHARED | REGION_SHM | REGION_HIDDEN));
+}
+
+/* A shared page that is written costs the guest two faults: KVM has it copied, which makes it forget what it was about to map. */
+static void own_pages(u64 start, u64 end)
+{
+	host_call(__NR_madvise, start, end - start, MADV_POPULATE_WRITE);
+}
+
+void mm_own_likely(struct mm *mm, u64 sp, u64 code)
+{
+	lock_acquire(&mm->lock);
+	u64 page = ROUND_DOWN(sp, PAGE);
+	const struct region *g = mm_find(mm, page);
+	if (g && own_memory(g))
+		own_pages(page > g->start ? page - PAGE : page, page + PAGE);
+	/* A library's data lies behind its text, its trampolines behind that. */
+	u32 i = lower(mm, code);
+	bool back = i < mm->nregions && mm->region[i].flags & REGION_TRAMP;
+	for (int step = 0; step < 4; step++) {
+		if (back ? i == 0 || mm->region[i - 1].end != mm->region[i].start : i + 1 >= mm->nregions || mm->region[i + 1].start != mm->region[i].end)
+			break;
+		g = &mm->region[back ? --i : ++i];
+		if (own_memory(g) && g->end - g->start <= OWN_DATA)
+			own_pages(g->start, g->end);
 	}
 	lock_release(&mm->lock);
 }

@@ -83,6 +83,8 @@ long mm_attach_shm(struct mm *mm, int id, u64 addr, u64 len, u32 flags);
 long mm_detach_shm(struct mm *mm, u64 addr);
 /* Makes pages of one writable region present before they are touched. */
 void mm_fill(struct mm *mm, u64 start, u64 end);
+/* After a fork: has what is likely to be written next copied at once, where the stack pointer is and beside the code that forked. */
+void mm_own_likely(struct mm *mm, u64 sp, u64 code);
 /* A page fault of the guest. 0: try again; else SEGV_MAPERR (1) or SEGV_ACCERR (2). */
 int mm_fault(struct mm *mm, u64 va, u64 err);
 /* The following expect the lock to be held. */

@@ -282,6 +282,7 @@ static void become_forked_child(struct thread *t, const struct clone_request *q,
 	proc_trace_fork(p, parent, q->flags);
 	signal_thread_start(t, NULL);
 	peer_open(p);
+	mm_own_likely(p->mm, regs.rsp, regs.rip);
 	ring_process_runs(p, t);
 }
 
@@ -324,6 +325,8 @@ static long fork_process(struct thread *t, struct call *c, const struct clone_re
 		return CALL_NO_RETURN; /* registers are set, mask as the caller had it */
 	}
 	signal_unblock(t);
+	if (r > 0)
+		mm_own_likely(p->mm, regs.rsp, regs.rip);
 	give_pidfd(t, q, r, pidfd);
 	return r;
 }
