@@ -6,130 +6,17 @@
  *  - GPA = f(VA) through the chunk table, so a stale table could only name the same memory; text shown from the pool is the
  *    exception: its translations are dropped through the pool's own host mapping. */
 #include "mm.h"
+#include "mm_tables.h"
 #include "kvm.h"
 
-#define PTE_P 1ull
-#define PTE_W 2ull
-#define PTE_U 4ull
-#define PTE_A 0x20ull
-#define PTE_D 0x40ull
-#define PTE_NX (1ull << 63)
-#define PTE_ADDR 0xffffffffff000ull
-#define TABLE_SPAN (512 * PAGE)
 #define EAGER_LIMIT (20ul << 20) /* larger regions get their PTEs on the first touch, 2 MiB at a time */
 /* Private writable mappings up to this are filled when made: a heap's step, an arena; data segments, most of whose pages hold
  * addresses that the loader relocates. */
 #define FILL_ANON (1ul << 20)
 #define FILL_FILE (4ul << 20)
-#define MAX_FILES 4096
 #define MADV_DONTNEED 4
 #define MADV_POPULATE_WRITE 23
 #define OWN_DATA (64ul << 10)
-
-static u64 random_u64(void)
-{
-	u64 r = 0;
-	if (host_call(__NR_getrandom, &r, sizeof r, 0) != sizeof r)
-		fatal("getrandom failed");
-	return r;
-}
-
-/* --- page tables ---------------------------------------------------------------------------------- */
-
-/* The PTE of va, making tables when `make`; NULL when absent (or no room). */
-static u64 *walk(struct mm *mm, u64 va, bool make)
-{
-	u64 *table = (u64 *)(mm->vm->sys + SYS_PML4);
-	for (int level = 3; level > 0; level--) {
-		u64 *e = &table[(va >> (12 + 9 * level)) & 511];
-		if (!(*e & PTE_P)) {
-			if (!make)
-				return NULL;
-			u64 p = vm_sys_page(mm->vm);
-			if (!p)
-				return NULL;
-			*(volatile u64 *)e = p | 0x67;
-		}
-		table = (u64 *)(mm->vm->sys + (*e & PTE_ADDR));
-	}
-	return &table[(va >> 12) & 511];
-}
-
-static u64 chunk_gpa(struct mm *mm, u64 va)
-{
-	u32 n = mm->chunk_of[va / CHUNK_SIZE];
-	if (!n) {
-		if (mm->nchunks == mm->max_chunks)
-			return 0;
-		long r = vm_add_chunk(mm->vm, mm->nchunks, ROUND_DOWN(va, CHUNK_SIZE));
-		if (r) {
-			log_line("memory slot: error %d", (int)-r);
-			return 0;
-		}
-		mm->chunk_va[mm->nchunks] = ROUND_DOWN(va, CHUNK_SIZE);
-		n = ++mm->nchunks;
-		mm->chunk_of[va / CHUNK_SIZE] = n;
-	}
-	return CHUNK_GPA(n - 1) + (va & (CHUNK_SIZE - 1));
-}
-
-static u64 pte_bits(u32 prot)
-{
-	if (!(prot & (PROT_READ | PROT_WRITE | PROT_EXEC)))
-		return 0;
-	return PTE_P | PTE_U | PTE_A | (prot & PROT_WRITE ? PTE_W | PTE_D : 0) | (prot & PROT_EXEC ? 0 : PTE_NX);
-}
-
-/* Sets the PTEs of [start, end), shown from page `pool` of the text pool on if that is not 0. False when page-table or slot room
- * is used up. */
-static bool populate(struct mm *mm, u64 start, u64 end, u32 prot, u32 pool)
-{
-	u64 bits = pte_bits(prot);
-	for (u64 va = start; va < end;) {
-		u64 stop = ROUND_DOWN(va, TABLE_SPAN) + TABLE_SPAN;
-		if (stop > end)
-			stop = end;
-		u64 *pte = walk(mm, va, bits != 0);
-		if (!pte) {
-			if (bits)
-				return false;
-			va = stop;
-			continue;
-		}
-		u64 gpa = !bits ? 0 : pool ? POOL_GPA + pool * PAGE + (va - start) : chunk_gpa(mm, va);
-		if (bits && !gpa)
-			return false;
-		for (; va < stop; va += PAGE, gpa += PAGE)
-			*(volatile u64 *)pte++ = bits ? gpa | bits : 0;
-	}
-	return true;
-}
-
-/* Takes away every right not in prot from PTEs that exist. Returns true when execute was taken from one. */
-static bool restrict_ptes(struct mm *mm, u64 start, u64 end, u32 prot)
-{
-	u64 bits = pte_bits(prot);
-	bool lost_exec = false;
-	for (u64 va = start; va < end;) {
-		u64 stop = ROUND_DOWN(va, TABLE_SPAN) + TABLE_SPAN;
-		if (stop > end)
-			stop = end;
-		u64 *pte = walk(mm, va, false);
-		for (; pte && va < stop; va += PAGE, pte++) {
-			u64 e = *pte;
-			if (!(e & PTE_P))
-				continue;
-			if (!bits) {
-				*(volatile u64 *)pte = 0;
-				continue;
-			}
-			lost_exec |= !(e & PTE_NX) && bits & PTE_NX;
-			*(volatile u64 *)pte = (e & ~(PTE_W | PTE_D)) | (e & bits & (PTE_W | PTE_D)) | (bits & PTE_NX);
-		}
-		va = stop;
-	}
-	return lost_exec;
-}
 
 /* The page of the text pool that va, which lies in g, is shown from; 0: none. */
 static u32 pool_page(const struct region *g, u64 va)
@@ -165,7 +52,7 @@ bool mm_is_free(struct mm *mm, u64 addr, u64 len)
 	return i == mm->nregions || mm->region[i].start >= addr + len;
 }
 
-static long grow_regions(struct mm *mm)
+long mm_grow_regions(struct mm *mm)
 {
 	u32 room = mm->room ? mm->room * 2 : 256;
 	struct region *r = host_alloc(room * sizeof *r);
@@ -208,7 +95,7 @@ static void split(struct mm *mm, u64 va)
 /* Room for the splits and insertions of one operation. */
 static long ensure_room(struct mm *mm)
 {
-	return mm->nregions + 4 > mm->room ? grow_regions(mm) : 0;
+	return mm->nregions + 4 > mm->room ? mm_grow_regions(mm) : 0;
 }
 
 static bool mergeable(const struct region *a, const struct region *b)
@@ -245,7 +132,7 @@ static void forget(struct mm *mm, u64 start, u64 end)
  * caller sees to; what the pool shows, here. */
 static void take_away(struct mm *mm, u64 start, u64 end)
 {
-	populate(mm, start, end, 0, 0);
+	tables_set(mm, start, end, 0, 0);
 	for (u32 i = lower(mm, start); i < mm->nregions && mm->region[i].start < end; i++) {
 		const struct region *g = &mm->region[i];
 		if (!g->pool)
@@ -263,7 +150,7 @@ void mm_leave_pool(struct mm *mm, u64 start, u64 end)
 			continue;
 		take_away(mm, g->start, g->end);
 		g->pool = 0;
-		populate(mm, g->start, g->end, g->prot, 0);
+		tables_set(mm, g->start, g->end, g->prot, 0);
 	}
 }
 
@@ -285,7 +172,7 @@ long mm_insert(struct mm *mm, struct region r)
 	insert_at(mm, i, r);
 	bool eager = r.end - r.start <= EAGER_LIMIT;
 	merge_around(mm, i);
-	if (eager && !populate(mm, r.start, r.end, r.prot, r.pool))
+	if (eager && !tables_set(mm, r.start, r.end, r.prot, r.pool))
 		return -ENOMEM;
 	return 0;
 }
@@ -431,7 +318,7 @@ long mm_protect(struct mm *mm, u64 addr, u64 len, u32 prot)
 	if (r)
 		goto out;
 	mm_leave_pool(mm, addr, end);
-	bool lost_exec = restrict_ptes(mm, addr, end, prot);
+	bool lost_exec = tables_restrict(mm, addr, end, prot);
 	if (lost_exec) /* the host mapping does not change with PROT_EXEC: make KVM forget the page all the same */
 		host_call(__NR_mprotect, addr, len, 0);
 	r = host_call(__NR_mprotect, addr, len, host_prot(prot));
@@ -442,7 +329,7 @@ long mm_protect(struct mm *mm, u64 addr, u64 len, u32 prot)
 	for (u32 i = lower(mm, addr); i < mm->nregions && mm->region[i].start < end; i++) {
 		struct region *g = &mm->region[i];
 		g->prot = (u8)prot;
-		if (g->end - g->start <= EAGER_LIMIT && !populate(mm, g->start, g->end, prot, 0))
+		if (g->end - g->start <= EAGER_LIMIT && !tables_set(mm, g->start, g->end, prot, 0))
 			r = -ENOMEM;
 	}
 	u32 first = lower(mm, addr);
@@ -629,7 +516,7 @@ int mm_fault(struct mm *mm, u64 va, u64 err)
 			start = g->start;
 		if (end > g->end)
 			end = g->end;
-		if (!populate(mm, start, end, g->prot, pool_page(g, start)))
+		if (!tables_set(mm, start, end, g->prot, pool_page(g, start)))
 			code = 1;
 	}
 	lock_release(&mm->lock);
@@ -651,7 +538,7 @@ void mm_fill(struct mm *mm, u64 start, u64 end)
 	const struct region *g = mm_find(mm, start);
 	if (g && g->end >= end) {
 		host_call(__NR_madvise, start, end - start, MADV_POPULATE_WRITE); /* older kernels fill on touch */
-		populate(mm, start, end, g->prot, pool_page(g, start));
+		tables_set(mm, start, end, g->prot, pool_page(g, start));
 	}
 	lock_release(&mm->lock);
 }
@@ -685,58 +572,4 @@ void mm_own_likely(struct mm *mm, u64 sp, u64 code)
 			own_pages(g->start, g->end);
 	}
 	lock_release(&mm->lock);
-}
-
-/* --- construction --------------------------------------------------------------------------------------- */
-
-#define RLIMIT_AS 9
-/* How much of the address space the stack gets. The kernel's grows as it is used; ours is mapped as a whole, and must leave most of
- * what RLIMIT_AS allows to the program. */
-static u64 stack_size(u64 limit)
-{
-	u64 space[2] = {~0ul, ~0ul};
-	host_call(__NR_prlimit64, 0, RLIMIT_AS, 0, space);
-	u64 most = space[0] / 16 < 1ul << 30 ? space[0] / 16 : 1ul << 30;
-	u64 size = limit < most ? limit : most;
-	return size < (64ul << 10) ? 64ul << 10 : size;
-}
-
-/* Address-space layout. Two neighbourhoods, each starting in one chunk so that a small program needs two memory slots:
- * the program with its heap, and (top down) shim and slots, vDSO, stack, mmap area. Randomised like the kernel does: the
- * chunk by 2^17 or more, the place within by pages. */
-static void choose_layout(struct mm *mm, u64 stack_limit)
-{
-	u64 r = random_u64();
-	u64 zone = 0x400000000000ul + (r & 0x1ffff) % 0x30000 * CHUNK_SIZE;
-	u64 top = zone + CHUNK_SIZE - ((r >> 20) & 0xfff) * PAGE;
-	u64 size = stack_size(stack_limit);
-	mm->slots = top - VCPU_MAX * PSB_SLOT_SIZE;
-	mm->shim = mm->slots - PAGE;
-	mm->stack_top = mm->shim - 32 * PAGE; /* the vDSO goes in between */
-	mm->stack_low = ROUND_DOWN(mm->stack_top - size, PAGE);
-	mm->mmap_top = mm->stack_low - 256 * PAGE;
-	mm->exe_base = 0x2a0000000000ul + ((r >> 32) & 0x1ffff) * CHUNK_SIZE + ((r >> 50) & 0x7ff) * PAGE;
-}
-
-long mm_init(struct mm *mm, struct vm *vm, u64 stack_limit)
-{
-	mm->vm = vm;
-	mm->max_chunks = 16000;
-	mm->chunk_of = host_alloc(PSB_GUEST_LIMIT / CHUNK_SIZE * sizeof *mm->chunk_of);
-	mm->chunk_va = host_alloc(mm->max_chunks * sizeof *mm->chunk_va);
-	mm->file = host_alloc(MAX_FILES * sizeof *mm->file);
-	if (!mm->chunk_of || !mm->chunk_va || !mm->file || grow_regions(mm))
-		return -ENOMEM;
-	choose_layout(mm, stack_limit);
-	return 0;
-}
-
-long mm_reattach(struct mm *mm)
-{
-	for (u32 i = 0; i < mm->nchunks; i++) {
-		long r = vm_add_chunk(mm->vm, i, mm->chunk_va[i]);
-		if (r)
-			return r;
-	}
-	return 0;
 }

@@ -90,6 +90,7 @@ int mm_fault(struct mm *mm, u64 va, u64 err);
 /* The following expect the lock to be held. */
 u64 mm_find_gap(struct mm *mm, u64 len, u64 low, u64 high);
 bool mm_is_free(struct mm *mm, u64 addr, u64 len);
+long mm_grow_regions(struct mm *mm); /* room for more of them. 0 or -errno */
 /* Records a host mapping just made at [addr, addr+len) and fills the guest page tables. */
 long mm_insert(struct mm *mm, struct region r);
 /* Shows the regions in [start, end) from their host mapping, which is, or is about to be, another's content than the pool's. */
