@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 from docker_lab import Docker
+from engines_podman import Podman
 from room import TOP, MakeRoom, Room, need_programs
 
 
@@ -99,3 +100,20 @@ def docker(make_room: MakeRoom, pysandbox: str, runc: str, busybox_tar: Path) ->
     daemon.start()
     daemon.load(busybox_tar)
     return daemon
+
+
+# --- podman ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["runc", "pysandbox"])
+def podman(podmans: dict[str, Podman], request: pytest.FixtureRequest) -> Podman:
+    """podman with each of the runtimes, of those that the suite's own fixture `podmans` makes."""
+    return podmans[request.param]
+
+
+@pytest.fixture
+def box(podman: Podman) -> Iterator[str]:
+    """A name that the test may use; the container of this name is removed in the end."""
+    name = podman.name("box")
+    yield name
+    podman.remove(name)

@@ -21,19 +21,6 @@ def podmans(make_room: MakeRoom, pysandbox: str, busybox_tar: Path) -> Iterator[
     yield from rootful(make_room("podman-life"), pysandbox, {IMAGE: busybox_tar})
 
 
-@pytest.fixture(params=["runc", "pysandbox"])
-def podman(podmans: dict[str, Podman], request: pytest.FixtureRequest) -> Podman:
-    return podmans[request.param]
-
-
-@pytest.fixture
-def box(podman: Podman) -> Iterator[str]:
-    """A name that the test may use; the container of this name is removed in the end."""
-    name = podman.name("box")
-    yield name
-    podman.remove(name)
-
-
 @pytest.fixture(scope="module", params=["runc", "pysandbox"])
 def sleeper(podmans: dict[str, Podman], request: pytest.FixtureRequest) -> Iterator[tuple[Podman, str]]:
     """A running container that tests share."""

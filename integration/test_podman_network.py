@@ -19,18 +19,6 @@ def podmans(make_room: MakeRoom, pysandbox: str, busybox_tar: Path) -> Iterator[
     yield from rootful(make_room("podman-network"), pysandbox, {IMAGE: busybox_tar})
 
 
-@pytest.fixture(params=["runc", "pysandbox"])
-def podman(podmans: dict[str, Podman], request: pytest.FixtureRequest) -> Podman:
-    return podmans[request.param]
-
-
-@pytest.fixture
-def box(podman: Podman) -> Iterator[str]:
-    name = podman.name("box")
-    yield name
-    podman.remove(name)
-
-
 def fetch(podman: Podman, address: str, port: int) -> str:
     """A page, from the room's side, as soon as there is one."""
     code = f"import urllib.request as r; print(r.urlopen('http://{address}:{port}/', timeout=5).read().decode(), end='')"

@@ -73,18 +73,6 @@ def podmans(room: Room) -> dict[str, Podman]:
     return podmans
 
 
-@pytest.fixture(params=["runc", "pysandbox"])
-def podman(podmans: dict[str, Podman], request: pytest.FixtureRequest) -> Podman:
-    return podmans[request.param]
-
-
-@pytest.fixture
-def box(podman: Podman) -> Iterator[str]:
-    name = podman.name("box")
-    yield name
-    podman.remove(name)
-
-
 RUNS = [
     ("", "id; cat /proc/self/uid_map /proc/self/gid_map; stat -c %u:%g /etc /proc /dev/null", 0),
     ("", "exit 42", 42),

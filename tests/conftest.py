@@ -15,10 +15,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from verb_lab import Runtime
 
 TOP = Path(__file__).resolve().parent.parent
 INSIDE = "PSB_SVM"  # set by the emulated machine
@@ -201,6 +206,15 @@ def state_root(tmp_path: Path) -> Path:
     path = tmp_path / "state"
     path.mkdir(mode=0o700)
     return path
+
+
+@pytest.fixture
+def pair(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[list[Runtime]]:
+    """[pysandbox, runc], each with a bundle and a state root of its own; suites add to it under the same name."""
+    from verb_lab import runtime_pair
+
+    with runtime_pair(tmp_path, busybox_rootfs, pysandbox_command) as runtimes:
+        yield runtimes
 
 
 @pytest.fixture(scope="session")

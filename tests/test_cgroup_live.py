@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cgroup_lab import VERSION_2, all_settings, cgroup2, groups, resources, settings
 from pysandbox.oci import cgroups
-from verb_lab import Change, Config, Runtime, both, missing, subreaper
+from verb_lab import Change, Config, Runtime, missing
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 __all__ = ["cgroup2"]
 
 UNIFIED = cgroups.host_layout().unified
 MIB = 1 << 20
-
-
-@pytest.fixture
-def pair(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[list[Runtime]]:
-    subreaper(True)
-    runtimes = both(tmp_path, busybox_rootfs, pysandbox_command)
-    yield runtimes
-    for runtime in runtimes:
-        runtime.clean()
-    subreaper(False)
 
 
 def disk() -> tuple[int, int]:

@@ -11,12 +11,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from verb_lab import Config, Runtime, both, missing, reap, subreaper, wait_for
+from verb_lab import Config, Runtime, missing, reap, wait_for
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
@@ -117,16 +117,6 @@ class Agent:
             thread.join()
         os.close(self.stop)
         self.stopped = -1
-
-
-@pytest.fixture
-def pair(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[list[Runtime]]:
-    subreaper(True)
-    runtimes = both(tmp_path, busybox_rootfs, pysandbox_command)
-    yield runtimes
-    for runtime in runtimes:
-        runtime.clean()
-    subreaper(False)
 
 
 def asks(agent: Path, *names: str, **more: Any) -> Callable[[Config], None]:

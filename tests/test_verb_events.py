@@ -13,21 +13,11 @@ from cgroup_lab import cgroup2, resources
 from pysandbox.oci import cgroups_stats
 from pysandbox.oci.errors import Error
 from pysandbox.runtime.cli.events import duration
-from verb_lab import TIMEOUT, Runtime, both, missing, reap, subreaper, wait_for
+from verb_lab import TIMEOUT, Runtime, missing, reap, wait_for
 
 live = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 __all__ = ["cgroup2"]
 MIB = 1 << 20
-
-
-@pytest.fixture
-def pair(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[list[Runtime]]:
-    subreaper(True)
-    runtimes = both(tmp_path, busybox_rootfs, pysandbox_command)
-    yield runtimes
-    for runtime in runtimes:
-        runtime.clean()
-    subreaper(False)
 
 
 def shape(value: Any) -> Any:

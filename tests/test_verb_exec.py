@@ -17,24 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from verb_lab import Change, Runtime, both, missing, reap, subreaper, wait_for
+from verb_lab import Change, Runtime, missing, reap, runtime_pair, subreaper, wait_for
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
 
 @pytest.fixture
-def pair(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[list[Runtime]]:
+def pair(pair: list[Runtime]) -> list[Runtime]:
     """pysandbox and runc, each with a running container that sleeps."""
-    subreaper(True)
-    runtimes = both(tmp_path, busybox_rootfs, pysandbox_command)
-    for runtime in runtimes:
+    for runtime in pair:
         runtime.configure(["sleep", "1000"])
         assert runtime.create() == 0, runtime.last_error()
         assert runtime.call("start", runtime.id).returncode == 0
-    yield runtimes
-    for runtime in runtimes:
-        runtime.clean()
-    subreaper(False)
+    return pair
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +37,14 @@ def shared(
     tmp_path_factory: pytest.TempPathFactory, busybox_rootfs: Path, pysandbox_command: list[str]
 ) -> Iterator[list[Runtime]]:
     """The same, for tests that leave the container as it is."""
-    subreaper(True)
-    runtimes = both(tmp_path_factory.mktemp("shared"), busybox_rootfs, pysandbox_command)
-    for runtime in runtimes:
-        runtime.id += "-shared"
-        runtime.configure(["sleep", "1000"])
-        assert runtime.create() == 0, runtime.last_error()
-        assert runtime.call("start", runtime.id).returncode == 0
-    yield runtimes
-    subreaper(True)
-    for runtime in runtimes:
-        runtime.clean()
-    subreaper(False)
+    with runtime_pair(tmp_path_factory.mktemp("shared"), busybox_rootfs, pysandbox_command) as runtimes:
+        for runtime in runtimes:
+            runtime.id += "-shared"
+            runtime.configure(["sleep", "1000"])
+            assert runtime.create() == 0, runtime.last_error()
+            assert runtime.call("start", runtime.id).returncode == 0
+        yield runtimes
+        subreaper(True)
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from verb_lab import Config, Runtime, both, missing, reap, subreaper, wait_for
+from verb_lab import Config, Runtime, missing, reap, wait_for
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
@@ -36,17 +35,12 @@ exit $2
 
 
 @pytest.fixture
-def pair(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[list[Runtime]]:
-    subreaper(True)
-    runtimes = both(tmp_path, busybox_rootfs, pysandbox_command)
-    for runtime in runtimes:
+def pair(pair: list[Runtime]) -> list[Runtime]:
+    for runtime in pair:
         script = runtime.bundle / "hook"
         script.write_text(SCRIPT.replace("OUT", str(runtime.bundle / "hooks.out")))
         script.chmod(0o755)
-    yield runtimes
-    for runtime in runtimes:
-        runtime.clean()
-    subreaper(False)
+    return pair
 
 
 def hook(runtime: Runtime, kind: str, status: int = 0, **more: Any) -> dict[str, Any]:

@@ -7,24 +7,12 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from verb_lab import Change, Config, Runtime, both, missing, reap, subreaper, wait_for
+from verb_lab import Change, Config, Runtime, missing, reap, wait_for
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
-
-
-@pytest.fixture
-def pair(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[list[Runtime]]:
-    """pysandbox and runc; this process is the subreaper, as an engine's shim is."""
-    subreaper(True)
-    runtimes = both(tmp_path, busybox_rootfs, pysandbox_command)
-    yield runtimes
-    for runtime in runtimes:
-        runtime.clean()
-    subreaper(False)
 
 
 def test_the_whole_way(pair: list[Runtime]) -> None:

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cgroup_lab import cgroup2
 from pysandbox.oci import cgroups
-from verb_lab import Runtime, both, missing, reap, subreaper, wait_for
+from verb_lab import Runtime, missing, reap, wait_for
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 __all__ = ["cgroup2"]
 UNIFIED = cgroups.host_layout().unified
 COUNTING = "i=0; while :; do i=$((i+1)); echo $i; done"
-
-
-@pytest.fixture
-def pair(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[list[Runtime]]:
-    subreaper(True)
-    runtimes = both(tmp_path, busybox_rootfs, pysandbox_command)
-    yield runtimes
-    for runtime in runtimes:
-        runtime.clean()
-    subreaper(False)
 
 
 def started(runtime: Runtime, program: list[str] | str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from verb_lab import Config, Runtime, both, missing, reap, subreaper, wait_for
+from verb_lab import Config, Runtime, missing, reap, runtime_pair, wait_for
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
@@ -24,11 +24,8 @@ COUNT = slice(16, 24)  # of struct psb_plan_index
 
 @pytest.fixture
 def runtime(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[Runtime]:
-    subreaper(True)
-    one = both(tmp_path, busybox_rootfs, pysandbox_command)[0]
-    yield one
-    one.clean()
-    subreaper(False)
+    with runtime_pair(tmp_path, busybox_rootfs, pysandbox_command) as (one, _):
+        yield one
 
 
 def planner_of(runtime: Runtime) -> int:

@@ -8,23 +8,12 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from verb_lab import Config, Runtime, both, missing, reap, subreaper
+from verb_lab import Config, Runtime, missing, reap
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
-
-
-@pytest.fixture
-def pair(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[list[Runtime]]:
-    subreaper(True)
-    runtimes = both(tmp_path, busybox_rootfs, pysandbox_command)
-    yield runtimes
-    for runtime in runtimes:
-        runtime.clean()
-    subreaper(False)
 
 
 def alike(runtime: Runtime, text: str) -> str:

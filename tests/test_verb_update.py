@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from pysandbox.oci import cgroups, cgroups_update
 from pysandbox.oci.cgroups import Cgroup
 from pysandbox.oci.errors import Error
 from pysandbox.oci.spec import CPU, Memory, Resources
-from verb_lab import Change, Runtime, both, missing, reap, subreaper
+from verb_lab import Change, Runtime, missing, reap
 
 MIB = 1 << 20
 UNIFIED = cgroups.host_layout().unified
@@ -27,17 +26,12 @@ START: Change = resources(
 
 
 @pytest.fixture
-def pair(tmp_path: Path, busybox_rootfs: Path, pysandbox_command: list[str]) -> Iterator[list[Runtime]]:
+def pair(pair: list[Runtime]) -> list[Runtime]:
     """With a running container of known limits each."""
-    subreaper(True)
-    runtimes = both(tmp_path, busybox_rootfs, pysandbox_command)
-    for runtime in runtimes:
+    for runtime in pair:
         runtime.configure(["sleep", "1000"], START)
         assert runtime.create() == 0, runtime.last_error()
-    yield runtimes
-    for runtime in runtimes:
-        runtime.clean()
-    subreaper(False)
+    return pair
 
 
 FLAGS: list[list[str]] = [

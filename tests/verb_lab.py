@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,17 @@ def subreaper(on: bool) -> None:
     """What containerd-shim and conmon are: orphans below this process become its children."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+@contextmanager
+def runtime_pair(top: Path, rootfs: Path, pysandbox: list[str]) -> Iterator[list[Runtime]]:
+    """`both`, and this process a subreaper, as an engine's shim is. In the end their containers are removed."""
+    subreaper(True)
+    runtimes = both(top, rootfs, pysandbox)
+    yield runtimes
+    for runtime in runtimes:
+        runtime.clean()
+    subreaper(False)
 
 
 def reap(pid: int) -> int:
