@@ -35,6 +35,7 @@ KERNEL_PACKAGE = "linux-image-amd64"
 # What the initial file system loads, with what these depend on. Built-in ones are left out by depmod's own list.
 MODULES = ["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay", "kvm_amd", "veth", "fuse"]
 MACHINE_FAILED = 125
+KVM_CREATE_VM = 0xAE01
 # Passed on besides what the command line says; everything else stays outside.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "PYTEST_ADDOPTS")
 
@@ -135,6 +136,8 @@ JOB = """\
 {mounts}cd {directory}
 exec 3<>/dev/hvc0
 stty -opost <&3
+# A virtual machine that lasts: at the first one and behind the last the kernel rewrites its own text (docs/testing.md).
+{python} -c 'import fcntl, os, signal; vm = fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR), {create_vm}, 0); signal.pause()' &
 # Through cat: the command's output is a pipe, as it is outside, not a terminal.
 {{ {command} </dev/null 2>&1; echo $? >/run/share/status; }} | cat >&3
 sync
@@ -227,6 +230,8 @@ def job_script(command: list[str], share: Path | None) -> str:
         mounts=mounts,
         directory=shlex.quote(os.getcwd()),
         command=shlex.join(command),
+        python=shlex.quote(sys.executable),
+        create_vm=KVM_CREATE_VM,
     )
 
 
