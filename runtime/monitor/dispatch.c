@@ -57,6 +57,7 @@ bool marshal_hold(struct thread *t, int fd)
 struct iovec_k *marshal_iovec(struct thread *t, u64 va, u64 count, long *err)
 {
 	*err = -EINVAL;
+	count = (u32)count; /* as the kernel has it */
 	if (count > IOV_MAX)
 		return NULL;
 	struct iovec_k *v = marshal_alloc(t, count ? count * sizeof *v : 8);
@@ -142,7 +143,7 @@ static long marshal_memory(struct thread *t, const struct row *r, u32 i)
 	case A_BUF:
 		len = length_of(r, m, a);
 		if (len > PSB_GUEST_LIMIT)
-			return -EFAULT;
+			return a->size ? -EINVAL : -EFAULT; /* a message cannot be that long */
 		if (r->flags & F_CLAMP && len > MAX_RW)
 			m->arg[a->link] = len = MAX_RW;
 		return guest_ok(va, len + a->size) ? 0 : -EFAULT;
@@ -150,7 +151,9 @@ static long marshal_memory(struct thread *t, const struct row *r, u32 i)
 		return guest_ok(va, times(a->size, length_of(r, m, a))) ? 0 : -EFAULT;
 	case A_BITS:
 		len = m->arg[a->link];
-		return !va || (len <= 1ul << 20 && guest_ok(va, len / 8 + 8)) ? 0 : -EFAULT;
+		if (len > PAGE * 8)
+			return -EINVAL;
+		return !va || guest_ok(va, len / 8 + 8) ? 0 : -EFAULT;
 	case A_PAGEVEC:
 		return guest_ok(va, m->arg[a->link] / PAGE + 1) ? 0 : -EFAULT;
 	case A_IOV: {

@@ -550,6 +550,7 @@ long h_close_range(struct thread *t, struct call *c)
 long fd_dup_from(struct thread *t, int fd, u32 cmd, u64 least)
 {
 	enum fd_class class = fd_class_of(t->proc, fd);
+	least = (u32)least;
 	if (least >= t->proc->nofile[0])
 		return -EINVAL;
 	long r = host_call(__NR_fcntl, fd, cmd, least);

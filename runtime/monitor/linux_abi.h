@@ -61,6 +61,7 @@
 #define PROC_ROOT_INO 1
 
 /* Kinds of namespaces that a program may make and enter, where it has CAP_SYS_ADMIN. */
+#define CLONE_NEW_EVERY 0x7e020080u /* namespaces of every kind */
 #define CLONE_NEWNS 0x20000u
 #define CLONE_NEWCGROUP 0x2000000u
 #define CLONE_NEWUTS 0x4000000u

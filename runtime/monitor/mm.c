@@ -308,6 +308,7 @@ long mm_protect(struct mm *mm, u64 addr, u64 len, u32 prot)
 		return 0;
 	if (addr > PSB_GUEST_LIMIT || len > PSB_GUEST_LIMIT - addr)
 		return -ENOMEM;
+	prot &= ~8u;    /* PROT_SEM means nothing on this machine */
 	if (prot & ~7u) /* PROT_GROWSDOWN and the like: not for memory that does not grow */
 		return -EINVAL;
 	u64 end = addr + len;
@@ -349,7 +350,9 @@ long mm_remap(struct mm *mm, u64 old, u64 old_len, u64 new_len, u32 flags, u64 n
 	enum { MAYMOVE = 1, FIXED = 2, DONTUNMAP = 4 };
 	if (old % PAGE || !new_len || flags & ~7u || (flags & (FIXED | DONTUNMAP) && !(flags & MAYMOVE)))
 		return -EINVAL;
-	if (old > PSB_GUEST_LIMIT || old_len > PSB_GUEST_LIMIT - old || new_len > PSB_GUEST_LIMIT)
+	if (new_len > PSB_GUEST_LIMIT)
+		return ROUND_UP(new_len, PAGE) ? -ENOMEM : -EINVAL;
+	if (old > PSB_GUEST_LIMIT || old_len > PSB_GUEST_LIMIT - old)
 		return -EFAULT;
 	old_len = ROUND_UP(old_len, PAGE);
 	new_len = ROUND_UP(new_len, PAGE);
@@ -364,6 +367,10 @@ long mm_remap(struct mm *mm, u64 old, u64 old_len, u64 new_len, u32 flags, u64 n
 		goto out;
 	mm_leave_pool(mm, old, old_len ? old + old_len : old + PAGE);
 	struct region was = *found;
+	if (!old_len && !(was.flags & (REGION_SHARED | REGION_SHM))) {
+		r = -EINVAL;
+		goto out;
+	}
 	bool in_place = !(flags & (FIXED | DONTUNMAP)) && old_len && (new_len <= old_len || mm_is_free(mm, old + old_len, new_len - old_len));
 	if (in_place) {
 		if (new_len < old_len)

@@ -20,6 +20,8 @@ long h_mmap(struct thread *t, struct call *c)
 	u32 prot = (u32)c->arg[2], flags = (u32)c->arg[3];
 	u64 len = c->arg[1];
 	int fd = (int)c->arg[4];
+	if (c->arg[5] % PAGE)
+		return -EINVAL;
 	if (flags & MAP_ANONYMOUS) {
 		fd = -1;
 	} else if (!fd_published(t->proc, fd)) {

@@ -443,6 +443,16 @@ static long walk(struct thread *t, int dirfd, const char *path, u64 flags, u64 m
 	return r < 0 ? r : out;
 }
 
+/* Walking has used numbers itself: the program expects the lowest that is free. */
+static long lowest(long fd)
+{
+	if (fd < 0)
+		return fd;
+	long flags = host_call(__NR_fcntl, fd, F_GETFD), low = host_call(__NR_fcntl, fd, flags > 0 ? F_DUPFD_CLOEXEC : F_DUPFD, 0);
+	close_fd(low >= 0 && low < fd ? fd : low);
+	return low >= 0 && low < fd ? low : fd;
+}
+
 long path_open_how(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
 {
 	long fd = open2(dirfd, path, flags, mode, resolve | RESOLVE_NO_MAGICLINKS);
@@ -450,7 +460,7 @@ long path_open_how(struct thread *t, int dirfd, const char *path, u64 flags, u64
 	 * another process'. Walking finds out. */
 	if ((fd != -ELOOP && fd != -EACCES) || resolve)
 		return fd;
-	return walk(t, dirfd, path, flags, mode);
+	return lowest(walk(t, dirfd, path, flags, mode));
 }
 
 /* As open() cleans its flags. */

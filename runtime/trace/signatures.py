@@ -271,8 +271,8 @@ syncfs fd
 sendmmsg fd p x x
 setns fd x
 getcpu p p p
-process_vm_readv d d d d d d
-process_vm_writev d d d d d d
+process_vm_readv d p u p u x
+process_vm_writev d p u p u x
 kcmp d d d d d
 sched_setattr d p x
 sched_getattr d p x x

@@ -575,11 +575,15 @@ long h_xattr_path(struct thread *t, struct call *c)
 }
 
 #define IN_DONT_FOLLOW 0x02000000u
+#define IN_ALL 0xf700efffu /* events and flags that there are */
+
 long h_inotify_add_watch(struct thread *t, struct call *c)
 {
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
 	char *name;
+	if (!(a[2] & IN_ALL))
+		return -EINVAL;
 	if (a[2] & IN_DONT_FOLLOW)
 		return host_call(__NR_inotify_add_watch, a[0], a[1], a[2]);
 	long r = find_name(t, (const char *)a[1], &name);
@@ -593,6 +597,8 @@ long h_linkat(struct thread *t, struct call *c)
 	const u64 *a = marshal_of(t)->arg;
 	const char *from = (const char *)a[1];
 	char link[32];
+	if (a[4] & ~(u64)(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH))
+		return -EINVAL;
 	if (!(a[4] & AT_SYMLINK_FOLLOW) || (!*from && a[4] & AT_EMPTY_PATH))
 		return host_call(__NR_linkat, a[0], a[1], a[2], a[3], a[4]);
 	long fd = path_resolve(t, (int)a[0], from, true);

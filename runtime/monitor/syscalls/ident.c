@@ -161,13 +161,6 @@ long h_personality(struct thread *t, struct call *c)
 	return refuse(t, -EINVAL);
 }
 
-/* process_vm_readv, process_vm_writev: would reach the memory of monitors. Refused as by a kernel that finds no right to it,
- * behind the test that comes before. */
-long h_process_vm(struct thread *t, struct call *c)
-{
-	return c->arg[5] ? -EINVAL : refuse(t, -EPERM);
-}
-
 /* kcmp: compares what monitors hold, which is not what programs share. Refused, but for processes that do not exist. */
 long h_kcmp(struct thread *t, struct call *c)
 {

@@ -199,8 +199,10 @@ long h_ioctl(struct thread *t, struct call *c)
 	const u64 *a = marshal_of(t)->arg;
 	u32 request = (u32)a[1];
 	const struct ioctl_row *r = find(request);
-	if (!r)
-		return refuse(t, -ENOTTY);
+	if (!r) { /* O_PATH descriptors have no requests at all */
+		long flags = host_call(__NR_fcntl, a[0], F_GETFL);
+		return flags >= 0 && (u32)flags & O_PATH ? -EBADF : refuse(t, -ENOTTY);
+	}
 	if (r->size && !guest_ok(a[2], r->size))
 		return -EFAULT;
 	/* terminals make background processes wait and signal them: the caller has to be the thread itself */

@@ -189,9 +189,24 @@ static void scratch_release(struct thread *t, u32 mark, u32 big)
 	}
 }
 
+/* For calls whose own checks would come first. */
+static bool is_socket(struct thread *t, u64 fd)
+{
+	enum fd_class k = fd_class_of(t->proc, (int)fd);
+	return k == FD_SOCKET || k == FD_OTHER; /* of others the kernel says what they are */
+}
+
+static long not_socket(u64 fd)
+{
+	long flags = host_call(__NR_fcntl, fd, F_GETFL);
+	return flags >= 0 && (u32)flags & O_PATH ? -EBADF : -ENOTSOCK;
+}
+
 long h_sendmsg(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
+	if (!is_socket(t, a[0]))
+		return not_socket(a[0]);
 	if (!c->may_block) /* copies would be made again on the thread: small messages could be tried, but ask for the thread */
 		return CALL_TO_TRAP;
 	return send_one(t, c, (int)a[0], a[1], a[2]);
@@ -200,6 +215,8 @@ long h_sendmsg(struct thread *t, struct call *c)
 long h_sendmmsg(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
+	if (!is_socket(t, a[0]))
+		return not_socket(a[0]);
 	u64 n = a[2] < 1024 ? a[2] : 1024;
 	long r = 0;
 	u64 i;
@@ -285,6 +302,8 @@ static long receive_one(struct thread *t, struct call *c, int fd, u64 va, u64 fl
 long h_recvmsg(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
+	if (!is_socket(t, a[0]))
+		return not_socket(a[0]);
 	if (!c->may_block)
 		return CALL_TO_TRAP;
 	return receive_one(t, c, (int)a[0], a[1], a[2]);
@@ -301,6 +320,8 @@ static i64 now_ns(void)
 long h_recvmmsg(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
+	if (!is_socket(t, a[0]))
+		return not_socket(a[0]);
 	u64 n = a[2] < 1024 ? a[2] : 1024, flags = a[3];
 	struct timespec_k ts;
 	i64 end = 0;
@@ -409,6 +430,8 @@ long h_setsockopt(struct thread *t, struct call *c)
 {
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
+	if (!is_socket(t, a[0]))
+		return not_socket(a[0]);
 	if (option_refused(a[1], a[2]))
 		return refuse(t, -ENOPROTOOPT);
 	if (a[1] == SOL_SOCKET && (a[2] == SO_ATTACH_FILTER || a[2] == SO_ATTACH_REUSEPORT_CBPF))
@@ -422,6 +445,8 @@ long h_getsockopt(struct thread *t, struct call *c)
 {
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
+	if (!is_socket(t, a[0]))
+		return not_socket(a[0]);
 	i32 len;
 	int pidfd = -1;
 	if (copy_from_guest(&len, gptr_of(a[4]), 4))

@@ -40,9 +40,16 @@ long h_pipe2(struct thread *t, struct call *c)
 	return make_pipe(t, a[0], (u32)a[1]);
 }
 
-static bool family_offered(u64 family)
+#define SOCK_FLAGS 02004000u /* SOCK_CLOEXEC, SOCK_NONBLOCK */
+#define SOCK_TYPES 11u
+#define FAMILIES 46u
+
+/* 0, or the error that the kernel would give for a family it does not have. */
+static long family_offered(struct thread *t, i32 family, u32 type)
 {
-	return family < 32 && SOCKET_FAMILIES >> family & 1;
+	if (type & ~(SOCK_FLAGS | 15u) || ((u32)family < FAMILIES && (type & 15u) >= SOCK_TYPES))
+		return -EINVAL;
+	return family >= 0 && family < 32 && SOCKET_FAMILIES >> family & 1 ? 0 : refuse(t, -EAFNOSUPPORT);
 }
 
 long h_socketpair(struct thread *t, struct call *c)
@@ -50,9 +57,10 @@ long h_socketpair(struct thread *t, struct call *c)
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
 	int pair[2];
-	if (!family_offered(a[0]))
-		return refuse(t, -EAFNOSUPPORT);
-	long r = host_call(__NR_socketpair, a[0], a[1], a[2], pair);
+	long r = family_offered(t, (i32)a[0], (u32)a[1]);
+	if (r)
+		return r;
+	r = host_call(__NR_socketpair, a[0], a[1], a[2], pair);
 	return r ? r : give_pair(t, a[3], pair, FD_SOCKET);
 }
 
@@ -60,9 +68,10 @@ long h_socket(struct thread *t, struct call *c)
 {
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
-	if (!family_offered(a[0]))
-		return refuse(t, -EAFNOSUPPORT);
-	long r = host_call(__NR_socket, a[0], a[1], a[2]);
+	long r = family_offered(t, (i32)a[0], (u32)a[1]);
+	if (r)
+		return r;
+	r = host_call(__NR_socket, a[0], a[1], a[2]);
 	return r < 0 ? r : fd_publish_as(t, (int)r, FD_SOCKET);
 }
 

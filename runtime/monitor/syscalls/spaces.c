@@ -31,6 +31,8 @@ long h_unshare(struct thread *t, struct call *c)
 	u32 flags = (u32)marshal_of(t)->arg[0];
 	const u32 whole = CLONE_THREAD | CLONE_SIGHAND | CLONE_VM;
 	const u32 threads_own = CLONE_FS | CLONE_SYSVSEM | CLONE_NEW_ALLOWED;
+	if (flags & ~(CLONE_FILES | CLONE_FS | CLONE_SYSVSEM | CLONE_NEW_EVERY | whole))
+		return -EINVAL;
 	if (flags & ~(CLONE_FILES | whole | threads_own))
 		return refuse(t, -EPERM);
 	if (flags & whole && t->proc->nthreads > 1)

@@ -116,13 +116,22 @@ static long check_set(struct thread *t, const u64 *set, u64 n)
 	return 0;
 }
 
+/* Numbers that are looked at: no more than the program's table has room for, which grows as the kernel's would. */
+static u64 set_count(struct thread *t, const u64 *a)
+{
+	u64 room = 64, high = fd_map_size(t->proc);
+	if (high > room)
+		for (room = 256; room < high;)
+			room *= 2;
+	return (u32)a[0] < room ? (u32)a[0] : room;
+}
+
 static long take_sets(struct thread *t, const u64 *a, struct sets *s)
 {
 	u64 n = (u32)a[0];
 	if ((i32)a[0] < 0)
 		return -EINVAL;
-	if (n > FD_MAX)
-		n = FD_MAX;
+	n = set_count(t, a);
 	s->bytes = (n + 63) / 64 * 8;
 	for (int i = 0; i < 3; i++) {
 		s->in[i] = NULL;
@@ -148,10 +157,6 @@ static long give_sets(const u64 *a, const struct sets *s, long r)
 	return r;
 }
 
-static long set_count(const u64 *a)
-{
-	return (u32)a[0] < FD_MAX ? (long)(u32)a[0] : FD_MAX;
-}
 
 /* The try without waiting; CALL_TO_TRAP when nothing is ready. */
 static long select_now(struct thread *t, const u64 *a, bool may_wait)
@@ -163,7 +168,7 @@ static long select_now(struct thread *t, const u64 *a, bool may_wait)
 	long r = take_sets(t, a, &s);
 	if (r)
 		return r;
-	r = host_call(__NR_select, set_count(a), s.in[0], s.in[1], s.in[2], zero);
+	r = host_call(__NR_select, set_count(t, a), s.in[0], s.in[1], s.in[2], zero);
 	if (!r && may_wait) {
 		m->used = used;
 		return CALL_TO_TRAP;
@@ -180,7 +185,7 @@ long h_select(struct thread *t, struct call *c)
 	long r = take_sets(t, a, &s);
 	if (r)
 		return r;
-	return give_sets(a, &s, blocking_call(t, __NR_select, (u64)set_count(a), (u64)s.in[0], (u64)s.in[1], (u64)s.in[2], a[4], 0));
+	return give_sets(a, &s, blocking_call(t, __NR_select, (u64)set_count(t, a), (u64)s.in[0], (u64)s.in[1], (u64)s.in[2], a[4], 0));
 }
 
 long h_pselect6(struct thread *t, struct call *c)
@@ -197,7 +202,7 @@ long h_pselect6(struct thread *t, struct call *c)
 	long r = take_sets(t, a, &s);
 	if (r)
 		return r;
-	return give_sets(a, &s, blocking_call_masked(t, gptr_of(mask[0]), mask[1], __NR_pselect6, (u64)set_count(a), (u64)s.in[0], (u64)s.in[1], (u64)s.in[2], a[4], (u64)mask));
+	return give_sets(a, &s, blocking_call_masked(t, gptr_of(mask[0]), mask[1], __NR_pselect6, (u64)set_count(t, a), (u64)s.in[0], (u64)s.in[1], (u64)s.in[2], a[4], (u64)mask));
 }
 
 /* --- epoll ---------------------------------------------------------------------------------------------------------------- */
