@@ -16,7 +16,7 @@ from verb_lab import Config, Runtime, both, missing, reap_orphans, subreaper, wa
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
-LOOK = "readlink /proc/self/ns/mnt; ls /; umask; cut -d' ' -f 3-6 /proc/self/mountinfo | grep -v /rootfs"
+LOOK = "readlink /proc/self/ns/mnt; ls /; umask; cut -d' ' -f 4-6 /proc/self/mountinfo | grep -v /rootfs"
 
 
 @contextmanager
@@ -94,11 +94,11 @@ def test_without_a_mount_namespace(host: Host) -> None:
         status, out, err = run(runtime)
         assert (status, err) == (3, "")
         assert (runtime.rootfs / "made").exists()
-        seen.append([line.split(":")[-1] for line in out.replace(runtime.id, "ID").splitlines()])
+        seen.append(out.replace(runtime.id, "ID").splitlines())
         if runtime.ours:
             assert host.mounts() == before
     assert seen[0] == seen[1]
-    assert seen[0][0] == os.readlink(f"/proc/{host.pid}/ns/mnt").split(":")[1]
+    assert seen[0][0] == os.readlink(f"/proc/{host.pid}/ns/mnt")
     assert host.ours.left_over() == []
 
 
@@ -122,6 +122,33 @@ def test_life_without_a_mount_namespace(host: Host) -> None:
     assert runtime.call("delete", "--force", runtime.id).returncode == 0
     assert host.mounts() == before
     assert runtime.left_over() == []
+
+
+def test_terminal_and_hooks_without_a_mount_namespace(host: Host) -> None:
+    """The order of hooks (runc runs createRuntime twice then), and what they see; a terminal of the container's own devpts."""
+    seen = []
+    for runtime in (host.ours, host.runc):
+        note = f"cat >/dev/null; [ -e {runtime.bundle}/config.json ] && echo"
+        kinds = ["createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+        hooks = {
+            kind: [{"path": "/bin/sh", "args": ["sh", "-c", f"{note} {kind} >>{runtime.bundle}/hooks.out"]}] for kind in kinds
+        }
+        hooks["startContainer"] = [{"path": "/bin/sh", "args": ["sh", "-c", "touch /started"]}]
+
+        def change(config: Config, hooks: dict[str, Any] = hooks) -> None:
+            spaces({"mount": None}, hooks=hooks)(config)
+            config["process"]["terminal"] = True
+
+        runtime.configure("tty; ls -l /dev/console | cut -c1; ls /started; exit 4", change)
+        command = " ".join(runtime.argv("run", "--bundle", str(runtime.bundle), runtime.id))
+        done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                              env=runtime.env, check=False)  # fmt: skip
+        shown = done.stdout.replace("^@", "")  # the end of script(1)'s input, whenever it comes; runc may write line ends twice
+        ran = (runtime.bundle / "hooks.out").read_text().split()
+        assert ran == ["createRuntime", "createContainer", "poststart", "poststop"] or not runtime.ours
+        seen.append((done.returncode, shown.split(), list(dict.fromkeys(ran))))
+    assert seen[0] == seen[1]
+    assert seen[0][:2] == (4, ["/dev/pts/0", "c", "/started"])
 
 
 def test_a_killed_launcher_leaves_no_mounts(host: Host) -> None:
@@ -237,7 +264,7 @@ def test_mount_namespace_by_path(host: Host, masks: bool) -> None:
             assert (done.returncode, done.stderr) == (0, "")
             lines = done.stdout.replace(runtime.id, "ID").splitlines()
             assert lines[0] == os.readlink(f"/proc/{pid}/ns/mnt")
-            seen.append(sorted(line.split(":")[-1] for line in lines[1:]))
+            seen.append(sorted(lines[1:]))
             assert sorted(os.listdir(f"/proc/{pid}/root")) == sorted(os.listdir(runtime.rootfs))
             runtime.clean()
             assert host.mounts() == before
