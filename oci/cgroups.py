@@ -316,6 +316,11 @@ def create(cgroup: Cgroup, resources: Resources | None = None, warn: Callable[[s
             raise from_os_error(f"mkdir {path}", error) from None
 
 
+def may_be_refused(cgroup: Cgroup) -> bool:
+    """Whether `create` may leave groups out, as without the rights for them."""
+    return not cgroup.chosen and _rootless()
+
+
 def refuse_frozen(cgroup: Cgroup) -> None:
     """`ResourceError` for a group that exists and is frozen: the container would never start. To be asked before anything
     is recorded as made, so that the group stays as it is."""

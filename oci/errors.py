@@ -110,7 +110,7 @@ def one_line(text: str) -> str:
     """`text` with control characters escaped: a name out of a hostile bundle must not forge a log line."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def host_reason(errno: int | None) -> str:

@@ -123,17 +123,13 @@ def start(
     cgroups.refuse_frozen(plan.cgroup)
     made = [Made(kind=kind, path=path) for kind, path in cgroups.footprint(plan.cgroup)]
     container.update(made=(*container.state.made, *made), data={**container.state.data, "cgroup": plan.cgroup.record()})
-    wanted = set(plan.cgroup.paths.values())
-    cgroups.create(plan.cgroup, plan.spec.linux.resources, warn)
-    refused = wanted.difference(plan.cgroup.paths.values())
-    if refused:
-        kept_made = tuple(thing for thing in container.state.made if thing.path not in refused)
-        container.update(made=kept_made, data={**container.state.data, "cgroup": plan.cgroup.record()})
+    # The groups are made while the process builds its root, unless it has to know first which of them there are.
+    groups_first = bool(plan.namespaces.user) or cgroups.may_be_refused(plan.cgroup)
+    refused = _make_groups(plan, container, warn) if groups_first else set()
     # Joined groups have other processes, whose end is not this container's business.
     groups = [thing.path for thing in made if thing.kind == "cgroup" and thing.path not in refused]
     if plan.shared_root:
         _make_shared_root(plan.shared_root, container)
-    cgroups.apply(plan.cgroup, plan.spec.linux.resources)
 
     # From here on signals wait: they are passed to the container once it exists.
     signals = None if options.detach else launch_wait.Signals()
@@ -165,7 +161,13 @@ def start(
     late: launch_plan.Late | None = None
     try:
         container.set_init(pid)
-        joiner = launch_follow.Joiner(lambda: cgroups.join(plan.cgroup, pid, plan.spec.linux.resources), pid, ours)
+
+        def move() -> None:
+            if not groups_first:
+                _make_groups(plan, container, warn)
+            cgroups.join(plan.cgroup, pid, plan.spec.linux.resources)
+
+        joiner = launch_follow.Joiner(move, pid, ours)
         late = launch_plan.open_late(plan, container.directory)
         kept.keep(container, plan, late, raw)
         _send_late(ours, late)
@@ -202,6 +204,18 @@ def start(
     finally:
         ours.close()
     return running
+
+
+def _make_groups(plan: LaunchPlan, container: Container, warn: Callable[[str], None]) -> set[str]:
+    """The container's groups with their limits; the paths of those that were refused."""
+    wanted = set(plan.cgroup.paths.values())
+    cgroups.create(plan.cgroup, plan.spec.linux.resources, warn)
+    refused = wanted.difference(plan.cgroup.paths.values())
+    if refused:
+        kept_made = tuple(thing for thing in container.state.made if thing.path not in refused)
+        container.update(made=kept_made, data={**container.state.data, "cgroup": plan.cgroup.record()})
+    cgroups.apply(plan.cgroup, plan.spec.linux.resources)
+    return refused
 
 
 def _make_shared_root(place: str, container: Container) -> None:

@@ -14,16 +14,20 @@ import os
 from _thread import allocate_lock, start_new_thread
 
 _begun = False
+_writes = allocate_lock()
 _ended = allocate_lock()
 
 
 def begin() -> None:
-    """Returns at once; only the first call does anything. What goes wrong is no matter: the moves that count only take longer."""
+    """Returns when the kernel waits; only the first call does anything. What goes wrong is no matter: the moves that count only
+    take longer."""
     global _begun
     if not _begun:
         _begun = True
         _ended.acquire()
+        _writes.acquire()
         start_new_thread(_touch, ())
+        _writes.acquire()  # or the thread would get the interpreter some milliseconds from now
 
 
 def finish() -> None:
@@ -33,28 +37,30 @@ def finish() -> None:
 
 
 def _touch() -> None:
+    fd = -1
     try:
-        _enter_own_group()
+        fd = _open_own_group()
     finally:
+        _writes.release()
+        try:
+            if fd >= 0:
+                os.write(fd, b"0")
+                os.close(fd)
+        except OSError:
+            pass
         _ended.release()
 
 
-def _enter_own_group() -> None:
+def _open_own_group() -> int:
+    """`cgroup.procs` of a group this process is in; -1 where it cannot be written."""
     try:
-        with open("/proc/self/cgroup", "rb") as lines:
-            groups = [line.rstrip(b"\n").split(b":", 2)[1:] for line in lines]
+        with open("/proc/self/cgroup", "rb", 0) as lines:
+            groups = [line.split(b":", 2)[1:] for line in lines.read().splitlines()]
     except OSError:
-        return
+        return -1
     for name, path in groups:  # version 2 is the one without a name
-        hierarchy = b"/sys/fs/cgroup/" + name.removeprefix(b"name=")
         try:
-            fd = os.open(hierarchy + path + b"/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            return os.open(b"/sys/fs/cgroup/" + name.removeprefix(b"name=") + path + b"/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
             continue
-        try:
-            os.write(fd, b"0")
-            return
-        except OSError:
-            continue
-        finally:
-            os.close(fd)
+    return -1

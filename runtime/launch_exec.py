@@ -164,8 +164,6 @@ def preload() -> None:
     import resource  # noqa: F401
     import struct  # noqa: F401
 
-    "".encode("unicode_escape")  # codecs are modules, too; error messages use this one
-
 
 def seal_imports() -> None:
     """From here on Python's module path names files of the *container*. Importing one would run its code with the

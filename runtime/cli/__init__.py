@@ -204,9 +204,7 @@ def _open_log(options: Values) -> Log:
 def _run_verb(options: Values, name: str, argv: list[str], log: Log) -> int:
     if name not in VERBS:
         raise UsageError(f"no such verb: {name!r} (see {PROGRAM} --help)")
-    from importlib import import_module
-
-    verb: Verb = import_module(f"{__name__}.{VERBS[name][0]}")
+    verb: Verb = __import__(f"{__name__}.{VERBS[name][0]}", fromlist=("main",))  # importlib itself would be one more to import
     if verb.ARGUMENTS.passed_on:
         return verb.main(Call(options, Values(), argv, log))
     values, arguments = verb.ARGUMENTS.parse(argv)

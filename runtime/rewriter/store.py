@@ -19,15 +19,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from contextlib import contextmanager
 from struct import Struct, pack
 
 from .. import abi
 from .elf import PAGE, page_up
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 REWRITER_VERSION = 2  # changes whenever the same file would be given another image
 CAPACITY = 4096  # entries of an index, in the store and in memory
@@ -112,6 +107,19 @@ class View:
         os.close(self.store_fd)
 
 
+class Turn:
+    """A lock for the time of a `with`. Not by contextlib, whose import takes longer than a container's first plan."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)
+
+
 def find_entry(entries: bytes | bytearray, key: bytes) -> int:
     """Offset of the entry with this key, or -1."""
     at = entries.find(key)
@@ -186,19 +194,13 @@ class Store:
 
     # -- writing --------------------------------------------------------------------------------
 
-    @contextmanager
-    def turn(self, key: bytes) -> Iterator[None]:
+    def turn(self, key: bytes) -> Turn:
         """A context in which nobody else is in the turn of the same file; of another file perhaps, so that there are never more
         analyses under way on this machine than half of its CPUs."""
         turns = max(1, (os.cpu_count() or 1) // 2)
         with self.view() as view:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(f"turn{sum(key) % turns}", flags, 0o600, dir_fd=view.dir_fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+            return Turn(os.open(f"turn{sum(key) % turns}", flags, 0o600, dir_fd=view.dir_fd))
 
     def publish(self, items: list[Item]) -> list[Place]:
         """Stores images and identities; places in order of the items. Content already stored is not stored again.
