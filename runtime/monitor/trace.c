@@ -23,6 +23,7 @@
 
 #define PROT_RW              3
 #define MAP_SHARED_          1
+#define MADV_RANDOM_         1
 #define MADV_DONTNEED_       4
 #define MADV_POPULATE_WRITE_ 23
 #define CLOCK_REALTIME_      0
@@ -96,6 +97,7 @@ static long map_window(struct tracer *tr, uint32_t index, int fd)
 		host_call(__NR_close, fd);
 	if (IS_ERR(p))
 		return p;
+	host_call(__NR_madvise, p, (uint64_t)count * tr->chunk_size, MADV_RANDOM_); /* see map_records() in peer.c */
 	tr->window = (uint8_t *)p;
 	tr->window_first = first;
 	tr->window_count = count;
