@@ -151,7 +151,8 @@ def test_short_containers_are_planned_for_the_next(runtime: Runtime, tmp_path: P
         planner = planner_of(runtime)
         assert runtime.call("start", runtime.id).returncode == 0
         wait_for(lambda: gone(runtime.pid), "the container's end")
-        assert runtime.call("delete", runtime.id).returncode == 0
+        deleted = runtime.call("delete", runtime.id)
+        assert deleted.returncode == 0, deleted.stderr
         assert gone(planner)
     else:
         assert runtime.call("run", "-b", str(runtime.bundle), runtime.id, stdout=null, stderr=null).returncode == 0
