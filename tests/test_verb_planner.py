@@ -37,7 +37,8 @@ def planner_of(runtime: Runtime) -> int:
 
 def gone(pid: int) -> bool:
     try:
-        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text()
+        return "State:\tZ" in status and "Threads:\t1\n" in status  # with others it would still be at its end
     except OSError:
         return True
 
