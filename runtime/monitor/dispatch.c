@@ -268,7 +268,7 @@ static bool never_sleeps(u32 nr, const u64 *a)
 	return false;
 }
 
-static long perform(struct thread *t, const struct row *r, struct call *c)
+static long make_call(struct thread *t, const struct row *r, struct call *c)
 {
 	if (unlikely(r->flags & F_FD) && fd_full(t->proc))
 		return -EMFILE; /* before anything is created, accepted or truncated */
@@ -285,6 +285,13 @@ static long perform(struct thread *t, const struct row *r, struct call *c)
 	else
 		ret = host_call(c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 	return r->flags & F_FD && ret >= 0 ? fd_publish(t, (int)ret) : ret;
+}
+
+/* A file that would get too large (RLIMIT_FSIZE): the signal is for the thread, which makes the call again. */
+static long perform(struct thread *t, const struct row *r, struct call *c)
+{
+	long ret = make_call(t, r, c);
+	return unlikely(ret == -EFBIG) && !c->may_block ? CALL_TO_TRAP : ret;
 }
 
 /* --- policy and record ---------------------------------------------------------------------------------------- */

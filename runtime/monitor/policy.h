@@ -2,6 +2,7 @@
 #ifndef PSB_MONITOR_POLICY_H
 #define PSB_MONITOR_POLICY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "../../shim/abi.h"
@@ -18,5 +19,11 @@ int policy_check(const void *blob, size_t len);
 
 /* What the policy says about this call. Pure: no state, no memory but its arguments'. */
 struct policy_result policy_decide(const struct psb_policy *policy, uint32_t nr, const uint64_t args[6]);
+
+/* False: the policy of a container without linux.seccomp, as if there was no filter. */
+static inline bool policy_filters(const struct psb_policy *p)
+{
+	return p->default_verdict != PSB_VERDICT_ALLOW || p->nrules || p->flags;
+}
 
 #endif

@@ -195,7 +195,7 @@ long make_status(struct thread *t, int fd, char *buf, u64 cap)
 		return n;
 	char threads[24];
 	format(threads, sizeof threads, "%u", s.threads);
-	bool filtered = policy->default_verdict != PSB_VERDICT_ALLOW || policy->nrules || policy->flags;
+	bool filtered = policy_filters(policy);
 	u64 len = status_set(buf, (u64)n, "NoNewPrivs:\t", s.no_new_privs ? "1" : "0");
 	len = status_set(buf, len, "Threads:\t", threads);
 	len = status_set(buf, len, "Seccomp:\t", filtered ? "2" : "0");

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +12,13 @@
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define SHOW(call)                                                                                       \
@@ -126,6 +130,32 @@ static void copies(void)
 	SHOW(process_vm_readv(gettid(), here, 1, there, 1, 0));
 }
 
+/* The signal of a file that would get too large ends the process, whoever makes the call for it. */
+static void too_large(int which)
+{
+	struct rlimit limit = {100, 100};
+	int status, fd;
+	fflush(stdout);
+	pid_t pid = fork();
+	if (!pid) {
+		fd = open("/tmp/large", O_RDWR | O_CREAT | O_TRUNC, 0600);
+		setrlimit(RLIMIT_FSIZE, &limit);
+		for (int i = 0; i < 2000; i++) /* a burst, so that the ring server has it */
+			getppid();
+		for (int i = 0; i < 50; i++)
+			pwrite(fd, page, 100, 0);
+		signal(SIGXFSZ, SIG_IGN);
+		printf("ignored: %zd %s\n", pwrite(fd, page, 10, 100), strerrorname_np(errno));
+		fflush(stdout);
+		signal(SIGXFSZ, SIG_DFL);
+		long r = which == 0 ? pwrite(fd, page, 10, 100) : which == 1 ? ftruncate(fd, 200) : fallocate(fd, 0, 0, 200);
+		printf("lives: %ld %s\n", r, strerrorname_np(errno));
+		exit(3);
+	}
+	waitpid(pid, &status, 0);
+	printf("too large %d: %x\n", which, status & ~0x80);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -136,6 +166,9 @@ int main(void)
 	files();
 	sockets();
 	copies();
+	for (int i = 0; i < 3; i++)
+		too_large(i);
+	SHOW(prctl(PR_GET_SECCOMP));
 	printf("end\n");
 	return 0;
 }

@@ -40,7 +40,6 @@ static const struct prctl_row prctl_rows[] = {
 	{14, PR_NUM},  /* SET_TIMING */
 	{15, PR_IN16}, /* SET_NAME: at most 16 bytes */
 	{16, PR_OUT16}, /* GET_NAME */
-	{21, PR_NUM},  /* GET_SECCOMP */
 	{23, PR_NUM},  /* CAPBSET_READ */
 	{27, PR_NUM},  /* GET_SECUREBITS */
 	{29, PR_NUM},  /* SET_TIMERSLACK */
@@ -59,6 +58,7 @@ static const struct prctl_row prctl_rows[] = {
 #define PR_GET_DUMPABLE 3
 #define PR_SET_DUMPABLE 4
 #define PR_SET_KEEPCAPS 8
+#define PR_GET_SECCOMP 21
 #define PR_CAPBSET_DROP 24
 #define PR_SET_SECUREBITS 28
 #define PR_SET_NO_NEW_PRIVS 38
@@ -117,6 +117,8 @@ long h_prctl(struct thread *t, struct call *c)
 			return -EINVAL;
 		peer_set_dumpable(t->proc, a[1]);
 		return 0;
+	case PR_GET_SECCOMP: /* as the program's policy has it, whatever the monitor is confined by */
+		return policy_filters(t->proc->policy) ? 2 : 0;
 	case PR_SET_NO_NEW_PRIVS:
 	case PR_GET_NO_NEW_PRIVS:
 		return no_new_privs(t->proc, a);
