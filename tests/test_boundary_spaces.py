@@ -62,6 +62,33 @@ def test_network_namespaces_with_names(tmp_path: Path, debian_rootfs: Path) -> N
     assert b"127.0.0.1" in same(tmp_path, debian_rootfs, script).stdout
 
 
+def test_namespaces_of_other_processes(tmp_path: Path, debian_rootfs: Path) -> None:
+    """nsenter(1) and lsns(1): by /proc/PID/ns, by a pidfd, and what namespaces say of themselves."""
+    script = """
+        unshare -m -u -n -i sh -c 'mount -t tmpfs none /opt && touch /opt/x; hostname inner; echo >/run/ready; exec sleep 600' &
+        while [ ! -e /run/ready ]; do sleep 0.05; done; P=$!
+        nsenter -t $P -m -u -n -i sh -c 'ls /opt; hostname; ls /sys/class/net'; ls /opt; hostname
+        nsenter -t $P -u hostname; nsenter -t $P --all hostname; ls /proc/$P/ns | wc -l
+        [ $(readlink /proc/$P/ns/uts) != $(readlink /proc/self/ns/uts) ] && echo other
+        lsns -t uts -n -o NPROCS | wc -l; lsns -t net -n -o NPROCS,USER | wc -l
+        python3 - $P <<'END'
+import ctypes, fcntl, os, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def enter(fd, kinds):
+    done = libc.setns(fd, kinds)
+    return "entered" if not done else os.strerror(ctypes.get_errno())
+fd = os.pidfd_open(int(sys.argv[1]))
+print(enter(fd, 0), enter(fd, 0x44020000), socket.gethostname(), os.listdir("/opt"))
+own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+print(hex(fcntl.ioctl(own, 0xB703)), enter(own, 0), enter(own, 0x20000000), enter(own, 0x04000000))
+user = fcntl.ioctl(own, 0xB701)
+print(hex(fcntl.ioctl(user, 0xB703)), int.from_bytes(fcntl.ioctl(user, 0xB704, bytes(4)), "little"))
+END
+        kill $P
+    """
+    assert b"other" in same(tmp_path, debian_rootfs, script).stdout
+
+
 def test_procfs_at_other_places(tmp_path: Path, debian_rootfs: Path) -> None:
     """As sandboxes and chroot scripts do it: the container's bound elsewhere, and a new one over the old."""
     look = "cat self/comm meminfo sys/kernel/ostype | grep -v kB; readlink self/cwd self/exe; ls self/fd; grep -c cat self/maps"

@@ -11,7 +11,7 @@ struct rlimit_k {
 	u64 cur, max;
 };
 
-static bool capable(u32 capability)
+bool capable(u32 capability)
 {
 	struct {
 		u32 version;

@@ -254,6 +254,10 @@ static long judge_link(struct thread *t, int link_fd, const char *path, struct p
 	struct proc *p = t->proc;
 	if (!procfs_parse(p, path, n) || !n->per_process || !procfs_genuine(p, link_fd, path))
 		return refuse(t, -EACCES);
+	/* Of others, too: the kernel wants CAP_SYS_PTRACE, as for any process that is not dumpable; what is behind it is the container's, or
+	 * was given to it with the pid namespace. */
+	if (!strncmp(n->rest, "ns/", 3))
+		return 1;
 	bool place = !strcmp(n->rest, "cwd") || !strcmp(n->rest, "root");
 	if (!n->own)
 		return place || !strcmp(n->rest, "exe") || !strncmp(n->rest, "fd/", 3) ? 3 : refuse(t, -EACCES);
@@ -261,8 +265,6 @@ static long judge_link(struct thread *t, int link_fd, const char *path, struct p
 		return 1;
 	if (!strcmp(n->rest, "exe"))
 		return 2;
-	if (!strncmp(n->rest, "ns/", 3))
-		return 1;
 	u32 k;
 	if (!strncmp(n->rest, "fd/", 3) && procfs_number(n->rest + 3, &k))
 		return marshal_hold(t, (int)k) ? 1 : -ENOENT;

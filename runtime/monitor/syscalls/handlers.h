@@ -99,6 +99,7 @@ long path_open_how(struct thread *t, int dirfd, const char *path, u64 flags, u64
 /* Text of the link that `fd` (O_PATH|O_NOFOLLOW on a symlink) stands for, as the guest should see it; length or -errno. */
 long path_readlink(struct thread *t, int dirfd, const char *path, char *buf, u64 cap);
 /* "self/fd/N", to be used relative to p->proc_fd. */
+bool capable(u32 capability); /* of the thread: effective */
 void fd_link(char buf[32], int fd);
 
 /* --- the core: provided by proc.c; a direct call as long as it is not ---------------------------------- */

@@ -91,6 +91,11 @@ static const struct ioctl_row rows[] = {
 	{0x80081272, I_PTR, 0, 8}, /* BLKGETSIZE64 */
 	{0x127b, I_PTR, 0, 4}, /* BLKPBSZGET */
 	{0x125e, I_PTR, 0, 4}, /* BLKROGET */
+	/* namespaces */
+	{0xb701, I_NEWFD, 0, 0}, /* NS_GET_USERNS */
+	{0xb702, I_NEWFD, 0, 0}, /* NS_GET_PARENT */
+	{0xb703, I_NONE, 0, 0}, /* NS_GET_NSTYPE */
+	{0xb704, I_PTR, 0, 4}, /* NS_GET_OWNER_UID */
 	/* random */
 	{0x80045200, I_PTR, 0, 4}, /* RNDGETENTCNT */
 	/* sockets */
