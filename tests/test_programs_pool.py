@@ -37,6 +37,29 @@ def test_pages_are_the_files(tmp_path: Path, debian_rootfs: Path, busybox_rootfs
 
 @pytest.mark.kvm
 @pytest.mark.root
+def test_changes_without_a_sign(tmp_path: Path, debian_rootfs: Path) -> None:
+    built = tmp_path / "built"
+    built.mkdir()
+    compile_program(built / "text_stale", "text_stale.c")
+    args = ["/tmp/built/text_stale", "/lib/x86_64-linux-gnu/libm.so.6", "/tmp"]
+    assert len(compare(make_bundle(tmp_path / "bundle", debian_rootfs, args, built=built)).stdout.splitlines()) == 3
+
+
+@pytest.mark.kvm
+@pytest.mark.root
+def test_nobody_shows_others_what_is_not_the_file(tmp_path: Path, debian_rootfs: Path) -> None:
+    """The calls are made by the threads themselves, so that they race."""
+    built = tmp_path / "built"
+    built.mkdir()
+    compile_program(built / "text_race", "text_race.c")
+    args = ["/tmp/built/text_race", "/lib/x86_64-linux-gnu/libc.so.6", "/tmp/forged"]
+    annotations = {"dev.pysandbox.dispatch": "exit"}
+    for n in range(3):
+        compare(make_bundle(tmp_path / f"bundle{n}", debian_rootfs, args, built=built, annotations=annotations))
+
+
+@pytest.mark.kvm
+@pytest.mark.root
 @pytest.mark.parametrize("limit", [None, 16 << 20])
 def test_pool_is_used_and_small(tmp_path: Path, debian_rootfs: Path, limit: int | None) -> None:
     bundle = make_bundle(tmp_path / "bundle", debian_rootfs, ["/bin/bash", "-c", "/bin/sleep 100; true"])

@@ -1,4 +1,5 @@
 /* The memory system calls: what the guest asks for, checked, then mm.c. */
+#include "linux_abi.h"
 #include "proc.h"
 #include "signal.h"
 #include "syscalls/handlers.h"
@@ -7,12 +8,25 @@
 #define SHM_RND 020000u
 #define SHM_REMAP 040000u
 #define IPC_STAT 2
+#define FD_OWN 960 /* below the host's usual limit and the monitor's own descriptors' usual end */
 
 /* Guest text is mapped without PROT_EXEC on the host, so the kernel's noexec check is made here. */
 static bool on_noexec(int fd)
 {
 	u64 fs[15];
 	return !host_call(__NR_fstatfs, fd, fs) && fs[10] & ST_NOEXEC;
+}
+
+/* The file is looked at, copied from and mapped: it must be the same one all the time. Another thread may put another file at the
+ * guest's number with dup2(), which leaves held numbers alone no more than the kernel does. So: the number itself where there is
+ * nobody else, or one of our own. */
+static int own_number(struct proc *p, int fd)
+{
+	if (p->nthreads == 1 && !fd_shared(p))
+		return fd;
+	/* high, where no program puts its own; it would get EBUSY */
+	long own = host_call(__NR_fcntl, fd, F_DUPFD_CLOEXEC, FD_OWN);
+	return (int)(own < 0 ? host_call(__NR_fcntl, fd, F_DUPFD_CLOEXEC, 0) : own);
 }
 
 long h_mmap(struct thread *t, struct call *c)
@@ -34,12 +48,16 @@ long h_mmap(struct thread *t, struct call *c)
 		return refuse(t, -ENOMEM);
 	if (!len)
 		return -EINVAL;
-	if (fd >= 0 && prot & PROT_EXEC && on_noexec(fd))
-		return -EPERM;
-	long r = fd >= 0 ? plan_map(t->proc, t->proc->mm, c->arg[0], len, prot, flags, fd, c->arg[5])
-			 : mm_map(t->proc->mm, c->arg[0], len, prot, flags, fd, (flags & MAP_ANONYMOUS) ? 0 : c->arg[5]);
-	if (!IS_ERR(r) && fd >= 0 && prot & PROT_EXEC)
-		proc_trace_map(t->proc, t->tid, (u64)r, len, fd, c->arg[5]);
+	if (fd < 0)
+		return mm_map(t->proc->mm, c->arg[0], len, prot, flags, fd, 0);
+	int own = own_number(t->proc, fd);
+	if (own < 0) /* what is not looked at cannot be taken for something else */
+		return prot & PROT_EXEC ? -ENFILE : mm_map(t->proc->mm, c->arg[0], len, prot, flags, fd, c->arg[5]);
+	long r = prot & PROT_EXEC && on_noexec(own) ? -EPERM : plan_map(t->proc, t->proc->mm, c->arg[0], len, prot, flags, own, c->arg[5]);
+	if (!IS_ERR(r) && prot & PROT_EXEC)
+		proc_trace_map(t->proc, t->tid, (u64)r, len, own, c->arg[5]);
+	if (own != fd)
+		host_call(__NR_close, own);
 	return r;
 }
 

@@ -114,9 +114,9 @@ static u32 pooled_image(struct proc *p, u64 offset, u64 len)
 	return pool_find(&(struct psb_plan_key){.dev = POOL_STORE_DEV}, p->store_fd, offset, len);
 }
 
-/* How much of a mapping of this file's start stays as it is: an ELF's first segment, if it allows no writing; the loader's cache,
- * which is replaced and never changed. 0: not known. */
-static u64 stable_start(int fd, u64 size)
+/* How much of a file from `offset` on stays as it is, page multiple: what an ELF has there in a segment that allows no writing; the
+ * loader's cache, which is replaced and never changed. 0: nothing that is known. Other files may be changed under a mapping, which shows it. */
+static u64 stable_part(int fd, u64 size, u64 offset)
 {
 	struct {
 		Elf64_Ehdr eh;
@@ -125,12 +125,17 @@ static u64 stable_start(int fd, u64 size)
 	if (host_call(__NR_pread64, fd, &h, sizeof h, 0) != sizeof h)
 		return 0;
 	if (!memcmp(&h, LOADER_CACHE, sizeof LOADER_CACHE - 1))
-		return size;
+		return offset ? 0 : ROUND_UP(size, PAGE);
 	if (memcmp(h.eh.e_ident, ELFMAG, SELFMAG) || h.eh.e_phoff != sizeof h.eh)
 		return 0;
-	for (u32 i = 0; i < ARRAY_LEN(h.ph) && i < h.eh.e_phnum; i++)
-		if (h.ph[i].p_type == PT_LOAD)
-			return h.ph[i].p_offset || h.ph[i].p_flags & PF_W || h.ph[i].p_filesz > (1ul << 30) ? 0 : ROUND_UP(h.ph[i].p_filesz, PAGE);
+	for (u32 i = 0; i < ARRAY_LEN(h.ph) && i < h.eh.e_phnum; i++) {
+		const Elf64_Phdr *s = &h.ph[i];
+		if (s->p_type != PT_LOAD || s->p_flags & PF_W || s->p_offset >= size || s->p_filesz > size - s->p_offset)
+			continue;
+		u64 end = ROUND_UP(s->p_offset + s->p_filesz, PAGE);
+		if (offset >= ROUND_DOWN(s->p_offset, PAGE) && offset < end)
+			return end - offset;
+	}
 	return 0;
 }
 
@@ -203,11 +208,11 @@ long plan_map(struct proc *p, struct mm *mm, u64 addr, u64 len, u32 prot, u32 fl
 	}
 	/* The file itself first: the kernel checks permissions, and what follows only replaces pages of equal standing. */
 	u64 pooled = 0;
-	if (candidate && !(prot & PROT_EXEC && found != PLAN_EMPTY)) /* text that will be, or would have been, the store's */
-		pooled = !fixed ? ROUND_UP(stable_start(fd, k.size), PAGE) : found != PLAN_UNKNOWN ? ROUND_UP(len, PAGE) : 0;
+	if (candidate && !(prot & PROT_EXEC && found != PLAN_EMPTY) && offset < k.size) /* text that will be, or would have been, the store's */
+		pooled = stable_part(fd, k.size, offset);
 	if (pooled > ROUND_UP(len, PAGE))
 		pooled = ROUND_UP(len, PAGE);
-	u32 page = pooled && offset + pooled <= ROUND_UP(k.size, PAGE) ? pool_find(&k, fd, offset, pooled) : 0;
+	u32 page = pooled ? pool_find(&k, fd, offset, pooled) : 0;
 	long r = mm_map_pooled(mm, addr, len, prot, flags, fd, offset, page, page ? pooled : 0);
 	if (!IS_ERR(r) && found == PLAN_IMAGE && prot & PROT_EXEC)
 		map_image(p, mm, &im, store_off, &k, (u64)r, ROUND_UP(len, PAGE), prot, fd, offset);

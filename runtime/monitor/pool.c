@@ -6,6 +6,7 @@
  * the file's and read-only: it is what system calls and maps see.
  *
  * Monitors of one container trust each other (they share the vault); what the pool says is checked so that a mistake stays inside. */
+#include "linux_abi.h"
 #include "proc.h"
 
 #define PIECE_MAX (4ul << 20)
@@ -14,6 +15,8 @@
 #define MADV_POPULATE_WRITE 23
 #define PRESENT_MAX (256ul << 10) /* of a piece that another process copied: made present in our page tables at once */
 _Static_assert(sizeof(struct psb_pool) + PSB_POOL_ENTRIES * sizeof(struct psb_pool_entry) <= PSB_POOL_HEAD * PAGE, "pool head");
+#define TMPFS_MAGIC 0x01021994
+#define RAMFS_MAGIC 0x858458f6l
 #define SETTLED_NS 2000000000ul
 
 static struct psb_pool *pool;
@@ -54,19 +57,21 @@ static u32 look_up(const struct psb_plan_key *k, u64 offset, u64 len)
 	u32 n = __atomic_load_n(&pool->count, __ATOMIC_ACQUIRE);
 	for (u32 i = 0; i < n && i < PSB_POOL_ENTRIES; i++) {
 		const struct psb_pool_entry *e = &entries[i];
-		if (e->offset == offset && e->len >= len && !memcmp(&e->key, k, sizeof *k) && __atomic_load_n(&e->ready, __ATOMIC_ACQUIRE))
+		if (__atomic_load_n(&e->ready, __ATOMIC_ACQUIRE) && e->offset == offset && e->len >= len && !memcmp(&e->key, k, sizeof *k))
 			return place_of(__atomic_load_n(&e->page, __ATOMIC_RELAXED), len / PAGE);
 	}
 	return 0;
 }
 
-/* A later change of the file shows in its times only if they are not of this very moment. The plan store does not change. */
-static bool settled(const struct psb_plan_key *k)
+/* A later change of the file shows in its times only if they are not of this very moment, and not at all where writing to a mapping
+ * leaves them alone: in memory. The plan store does not change. */
+static bool settled(const struct psb_plan_key *k, int fd)
 {
 	u64 now[2];
+	struct statfs_k fs;
 	if (k->dev == POOL_STORE_DEV)
 		return true;
-	if (host_call(__NR_clock_gettime, CLOCK_REALTIME_COARSE, now))
+	if (host_call(__NR_clock_gettime, CLOCK_REALTIME_COARSE, now) || host_call(__NR_fstatfs, fd, &fs) || fs.type == TMPFS_MAGIC || fs.type == RAMFS_MAGIC)
 		return false;
 	u64 ns = now[0] * 1000000000ul + now[1];
 	return k->ctime_ns + SETTLED_NS < ns && k->mtime_ns + SETTLED_NS < ns;
@@ -105,7 +110,7 @@ u32 pool_find(const struct psb_plan_key *k, int fd, u64 offset, u64 len)
 	/* KVM's prefetch takes only what is present, and gives up for all eight pages at the first one that is not. */
 	if (page && len <= PRESENT_MAX)
 		host_call(__NR_madvise, (u8 *)pool + page * PAGE, len, MADV_POPULATE_READ);
-	if (page || __atomic_load_n(&pool->count, __ATOMIC_RELAXED) >= PSB_POOL_ENTRIES || !settled(k) || !(page = reserve(len / PAGE)))
+	if (page || __atomic_load_n(&pool->count, __ATOMIC_RELAXED) >= PSB_POOL_ENTRIES || !settled(k, fd) || !(page = reserve(len / PAGE)))
 		return page;
 	u32 i = __atomic_fetch_add(&pool->count, 1, __ATOMIC_ACQ_REL);
 	if (i >= PSB_POOL_ENTRIES)
