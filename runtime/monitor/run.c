@@ -123,7 +123,11 @@ static void handle_memory_failure(struct thread *t)
 		return;
 	t->memory_retries = 0;
 	vcpu_settle(t);
-	signal_fault(t, SIGBUS, BUS_ADRERR, va, 14, 4, va);
+	u8 present;
+	if (host_call(__NR_mincore, ROUND_DOWN(va, PAGE), PAGE, &present) == -ENOMEM) /* a fork has left it out: MADV_DONTFORK */
+		signal_fault(t, SIGSEGV, SEGV_MAPERR, va, 14, 4, va);
+	else
+		signal_fault(t, SIGBUS, BUS_ADRERR, va, 14, 4, va);
 }
 
 /* --- system calls --------------------------------------------------------------------------------------------- */

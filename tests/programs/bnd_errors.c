@@ -130,6 +130,35 @@ static void copies(void)
 	SHOW(process_vm_readv(gettid(), here, 1, there, 1, 0));
 }
 
+/* What a fork leaves out is not there in the child: for the program, for the kernel, and for a mapping to come. */
+static void left_out(void)
+{
+	int status, fd = open("/etc/passwd", O_RDONLY);
+	char *m = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memset(m, 'x', 3 * 4096);
+	SHOW(madvise(m + 4096, 4096, MADV_DONTFORK));
+	for (int i = 0; i < 4; i++) {
+		fflush(stdout);
+		pid_t pid = fork();
+		if (!pid) {
+			if (i == 0)
+				m[4096] = 1;
+			if (i == 1)
+				exit(((volatile char *)m)[5000]);
+			SHOW(read(fd, m + 4096, 10));
+			SHOW(munmap(m + 4096, 4096));
+			if (i == 3)
+				SHOW(mmap(m + 4096, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == m + 4096);
+			exit(m[8192] + (i == 3 ? m[4096] : 0));
+		}
+		waitpid(pid, &status, 0);
+		printf("left out %d: %x\n", i, status & ~0x80);
+	}
+	SHOW(munmap((void *)-4096ul, 4096));
+	SHOW(munmap(m, -1ul));
+	printf("%c\n", m[4096]);
+}
+
 /* The signal of a file that would get too large ends the process, whoever makes the call for it. */
 static void too_large(int which)
 {
@@ -168,6 +197,7 @@ int main(void)
 	copies();
 	for (int i = 0; i < 3; i++)
 		too_large(i);
+	left_out();
 	SHOW(prctl(PR_GET_SECCOMP));
 	printf("end\n");
 	return 0;
