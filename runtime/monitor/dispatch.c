@@ -287,11 +287,11 @@ static long make_call(struct thread *t, const struct row *r, struct call *c)
 	return r->flags & F_FD && ret >= 0 ? fd_publish(t, (int)ret) : ret;
 }
 
-/* A file that would get too large (RLIMIT_FSIZE): the signal is for the thread, which makes the call again. */
+/* A file that would get too large (RLIMIT_FSIZE), nobody left who reads (sendfile): the signal is for the thread, which makes the call again. */
 static long perform(struct thread *t, const struct row *r, struct call *c)
 {
 	long ret = make_call(t, r, c);
-	return unlikely(ret == -EFBIG) && !c->may_block ? CALL_TO_TRAP : ret;
+	return unlikely(ret == -EFBIG || ret == -EPIPE) && !c->may_block ? CALL_TO_TRAP : ret;
 }
 
 /* --- policy and record ---------------------------------------------------------------------------------------- */

@@ -92,7 +92,7 @@ static long limit_call(struct thread *t, i32 pid, u32 which, u64 set_va, u64 get
 	if (set_va && copy_from_guest(&new, gptr_of(set_va), sizeof new))
 		return -EFAULT;
 	struct rlimit_k *set = set_va ? &new : NULL;
-	bool own = !pid || pid == p->pid, kept = own && (which == RLIMIT_STACK || which == RLIMIT_NOFILE);
+	bool own = !pid || pid == p->pid || (pid > 0 && proc_has_thread(p, pid)), kept = own && (which == RLIMIT_STACK || which == RLIMIT_NOFILE);
 	long r = other_limit(pid, which, kept ? NULL : set, &old);
 	if (!r && kept && which == RLIMIT_STACK) {
 		old.cur = p->stack_limit;

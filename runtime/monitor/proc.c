@@ -179,6 +179,8 @@ static void thread_main(void *arg)
 static long clone_a_thread(struct thread *t, struct call *c, const struct clone_request *q)
 {
 	struct proc *p = t->proc;
+	if (!(q->flags & CLONE_FILES)) /* two tables of the kernel's, one of ours: what is published in one could be the monitor's in the other */
+		return refuse(t, -EINVAL);
 	struct thread *n = thread_take(p);
 	if (!n)
 		return -EAGAIN;
@@ -195,7 +197,8 @@ static long clone_a_thread(struct thread *t, struct call *c, const struct clone_
 	child_user_state(n, t, q, call_return_regs(t, c), vcpu_get_fs(t), vcpu_get_gs(t));
 	n->creator = t;
 	n->sigmask = t->sigmask;
-	n->cred_gen = t->cred_gen;
+	n->cred_gen = q->flags & CLONE_FS ? t->cred_gen : proc_new_generation();
+	n->own_fs = !(q->flags & CLONE_FS);
 	if (q->flags & CLONE_FS)
 		t->own_fs = false;
 	n->slot->entry = trap_entry(p);

@@ -18,10 +18,15 @@ static void effective_ids(u32 ids[4])
 		ids[i] = (u32)host_call(ask[i], -1);
 }
 
-void proc_part_from_ring(struct thread *t)
+u32 proc_new_generation(void)
 {
 	static _Atomic u32 generation;
-	t->cred_gen = atomic_fetch_add(&generation, 1) + 1;
+	return atomic_fetch_add(&generation, 1) + 1;
+}
+
+void proc_part_from_ring(struct thread *t)
+{
+	t->cred_gen = proc_new_generation();
 	ring_retire(t->proc);
 }
 

@@ -107,6 +107,7 @@ void fd_link(char buf[32], int fd);
 _Noreturn void thread_killed_by_policy(struct thread *t);
 /* The thread has something of its own now that the ring server has otherwise. */
 void proc_part_from_ring(struct thread *t);
+u32 proc_new_generation(void); /* for a thread that has such things from its start */
 long proc_change_credentials(struct thread *t, long nr, const u64 arg[6]);
 long h_set_robust_list(struct thread *t, struct call *c);
 long h_get_robust_list(struct thread *t, struct call *c);

@@ -1,0 +1,31 @@
+"""Calls that another thread of the monitor makes for the program, and what must stay the calling thread's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support_programs import compare, compile_program, make_bundle, pysandbox, run_bundle
+
+pytestmark = [pytest.mark.kvm, pytest.mark.root]
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    where = tmp_path / "built"
+    where.mkdir()
+    compile_program(where / "ring_own", "ring_own.c")
+    return where
+
+
+@pytest.mark.parametrize("dispatch", ["auto", "ring", "exit"])
+def test_the_callers_own(tmp_path: Path, busybox_rootfs: Path, built: Path, dispatch: str) -> None:
+    annotations = {"dev.pysandbox.dispatch": dispatch}
+    compare(make_bundle(tmp_path / dispatch, busybox_rootfs, ["/tmp/built/ring_own"], built=built, annotations=annotations))
+
+
+def test_no_thread_has_descriptors_of_its_own(tmp_path: Path, busybox_rootfs: Path, built: Path) -> None:
+    """Another table of the kernel's: numbers that are published there would be the monitor's in the first one."""
+    bundle = make_bundle(tmp_path / "files", busybox_rootfs, ["/tmp/built/ring_own", "files"], built=built)
+    result = run_bundle(pysandbox(), bundle)
+    assert (result.status, result.stdout) == (0, b"clone: Invalid argument\nran: 0\n"), result
