@@ -120,6 +120,14 @@ static bool read_life(const struct proc *p, u32 pid, char *state, u64 *start)
 	return true;
 }
 
+/* The process does not answer, or may not be asked. It may have ended meanwhile. */
+static long no_answer(const struct proc *p, u32 pid)
+{
+	char state;
+	u64 start;
+	return read_life(p, pid, &state, &start) && state != 'Z' && state != 'X' ? -EACCES : -ENOENT;
+}
+
 /* --- the question ----------------------------------------------------------------------------------------------------------------- */
 
 static struct peer_record *find_record(u32 pid)
@@ -146,7 +154,7 @@ static long record_for(const struct proc *p, u32 pid, char *state, struct peer_r
 			return -ENOENT;
 		if (r && start * TICK <= r->since && r->pid == pid) {
 			*record = r;
-			return may_look(p, pid, r->dumpable) ? 0 : -EACCES;
+			return may_look(p, pid, r->dumpable) ? 0 : no_answer(p, pid);
 		}
 		if (looks >= 5 && peer_clock() - start * TICK > YOUNG)
 			return -EACCES;
@@ -239,10 +247,10 @@ long peer_ask(struct thread *t, u32 pid, enum peer_question kind, i32 number, st
 	if (n)
 		return n;
 	if ((state != 'R' && state != 'S' && state != 'D') || reserve_answer(p, r) || !begin(p, r))
-		return -EACCES;
+		return no_answer(p, pid);
 	r->kind = kind;
 	r->number = number;
-	return wait_for_answer(p, r, pid, state == 'D' ? PATIENCE_DEAF : PATIENCE) ? take_answer(p, r, a) : -EACCES;
+	return wait_for_answer(p, r, pid, state == 'D' ? PATIENCE_DEAF : PATIENCE) ? take_answer(p, r, a) : no_answer(p, pid);
 }
 
 long peer_exe(struct thread *t, u32 pid, char *buf, u64 cap)

@@ -252,8 +252,13 @@ static long open2(int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
 static long judge_link(struct thread *t, int link_fd, const char *path, struct proc_name *n)
 {
 	struct proc *p = t->proc;
-	if (!procfs_parse(p, path, n) || !n->per_process || !procfs_genuine(p, link_fd, path))
+	if (!procfs_parse(p, path, n) || !n->per_process)
 		return refuse(t, -EACCES);
+	if (!procfs_genuine(p, link_fd, path)) {
+		long fd = open2(p->proc_fd, path + 6, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS);
+		close_fd(fd);
+		return fd == -ENOENT || fd == -ESRCH ? -ENOENT : refuse(t, -EACCES); /* it was closed, or its process has ended, meanwhile */
+	}
 	/* Of others, too: the kernel wants CAP_SYS_PTRACE, as for any process that is not dumpable; what is behind it is the container's, or
 	 * was given to it with the pid namespace. */
 	if (!strncmp(n->rest, "ns/", 3))
