@@ -19,6 +19,7 @@
 struct fdtab_tail {
 	_Atomic u16 use[FD_COUNT];
 	u32 high; /* no number at or above it was ever marked */
+	u32 top;  /* the same of the guest's */
 	u32 stray; /* see sweep_stray(): the number + 1, 0: none */
 	struct lock lock;
 	_Atomic u32 sharers; /* processes that have this table: CLONE_FILES */
@@ -84,6 +85,8 @@ static void mark(struct proc *p, int fd, u8 class)
 	atomic_store(class_ref(p, fd), class);
 	if (class != FD_NONE && (u32)fd >= tail(p)->high)
 		tail(p)->high = (u32)fd + 1;
+	if (class != FD_NONE && class < ZOMBIE && (u32)fd >= tail(p)->top)
+		tail(p)->top = (u32)fd + 1;
 }
 
 bool fd_hold(struct proc *p, int fd)
@@ -336,7 +339,7 @@ void fd_start(struct proc *p, const u64 *map, u32 n)
 
 u32 fd_map_size(struct proc *p)
 {
-	return (u32)ROUND_UP(tail(p)->high, 64);
+	return (u32)ROUND_UP(tail(p)->top, 64);
 }
 
 void fd_map(struct proc *p, u64 *map, u32 n)
@@ -366,6 +369,7 @@ void fd_copy(struct proc *child, struct proc *parent)
 	u32 high = tail(parent)->high;
 	memcpy(child->fds.class_of, parent->fds.class_of, high);
 	tail(child)->high = high;
+	tail(child)->top = tail(parent)->top;
 	lock_release(fd_lock(parent));
 }
 

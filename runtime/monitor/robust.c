@@ -51,8 +51,13 @@ long h_set_robust_list(struct thread *t, struct call *c)
 long h_get_robust_list(struct thread *t, struct call *c)
 {
 	static const u64 size = 24;
-	if ((int)c->arg[0] != 0 && (int)c->arg[0] != t->tid)
-		return -EPERM;
+	int tid = (int)c->arg[0];
+	const struct thread *of = tid && tid != t->tid ? NULL : t;
+	for (u32 i = 0; !of && i < VCPU_MAX && threads.entry[i]; i++)
+		if (threads.entry[i]->state == THREAD_USED && threads.entry[i]->proc == t->proc && threads.entry[i]->tid == tid)
+			of = threads.entry[i];
+	if (!of) /* of another process: its monitor's */
+		return tid < 0 || host_call(__NR_kill, tid, 0) == -ESRCH ? -ESRCH : -EPERM;
 	long r = copy_to_guest(gptr_of(c->arg[2]), &size, 8);
-	return r ? r : copy_to_guest(gptr_of(c->arg[1]), &t->robust_list, 8);
+	return r ? r : copy_to_guest(gptr_of(c->arg[1]), &of->robust_list, 8);
 }

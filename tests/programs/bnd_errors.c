@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SHOW(call)                                                                                       \
@@ -102,6 +104,18 @@ static void memory(void)
 	memset(page, 0, 4096);
 	SHOW(syscall(SYS_select, 0x7fffffff, page + 4096 - 128, NULL, NULL, &now));
 	SHOW(syscall(SYS_select, 2000, page + 4096 - 128, NULL, NULL, &now));
+	struct pollfd ready = {open("/dev/null", O_RDWR), POLLOUT, 0};
+	struct timespec wrong = {0, -1}, huge = {0, 1000000000};
+	SHOW(ppoll(&ready, 1, &wrong, NULL));
+	SHOW(ppoll(&ready, 1, &huge, NULL));
+	SHOW(syscall(SYS_ppoll, &ready, 1, gone, NULL, 8));
+	((fd_set *)page)->fds_bits[0] = 1 << ready.fd;
+	SHOW(syscall(SYS_pselect6, 10, NULL, page, NULL, &wrong, NULL));
+	((fd_set *)page)->fds_bits[1] = 1ul << 35; /* 99: behind the numbers there are */
+	SHOW(select(100, (fd_set *)page, NULL, NULL, &now));
+	SHOW(fcntl(ready.fd, F_DUPFD, 70));
+	SHOW(select(100, (fd_set *)page, NULL, NULL, &now));
+	closefrom(3);
 	SHOW(unshare(1));
 	SHOW(unshare(0x800000));
 }
@@ -128,6 +142,9 @@ static void copies(void)
 	SHOW(process_vm_readv(99999, here, 1, there, 1, 0));
 	SHOW(process_vm_readv(0, here, 1, there, 1, 0));
 	SHOW(process_vm_readv(gettid(), here, 1, there, 1, 0));
+	SHOW(syscall(SYS_get_robust_list, 99999, to, from));
+	SHOW(syscall(SYS_get_robust_list, -1, to, from));
+	SHOW(syscall(SYS_get_robust_list, gettid(), to, from));
 }
 
 /* What a fork leaves out is not there in the child: for the program, for the kernel, and for a mapping to come. */

@@ -66,6 +66,15 @@ long h_poll(struct thread *t, struct call *c)
 	return poll_result(a, v, r);
 }
 
+/* Looked at first, as in the kernel, whatever is ready. */
+static long check_time(u64 va)
+{
+	struct timespec_k ts;
+	if (va && copy_from_guest(&ts, gptr_of(va), sizeof ts))
+		return -EFAULT;
+	return va && (ts.sec < 0 || ts.nsec < 0 || ts.nsec >= 1000000000) ? -EINVAL : 0;
+}
+
 static bool zero_time(u64 va)
 {
 	struct timespec_k ts;
@@ -79,7 +88,9 @@ long h_ppoll(struct thread *t, struct call *c)
 	if (!c->may_block && a[3])
 		return CALL_TO_TRAP;
 	u32 used = marshal_of(t)->used;
-	long err, r;
+	long err = check_time(a[2]), r;
+	if (err)
+		return err;
 	struct pollfd_k *v = take_pollfds(t, a[0], a[1], &err);
 	if (!v)
 		return err;
@@ -196,6 +207,9 @@ long h_pselect6(struct thread *t, struct call *c)
 		return -EFAULT;
 	if (!guest_ok(mask[0], 8))
 		return -EFAULT;
+	long bad = check_time(a[4]);
+	if (bad)
+		return bad;
 	if (!c->may_block)
 		return mask[0] ? CALL_TO_TRAP : select_now(t, a, !zero_time(a[4]));
 	struct sets s;
