@@ -185,11 +185,13 @@ def programs() -> dict[str, str]:
     return {"look": LOOK, "rights": RIGHTS, "waits": WAITS, "tools": TOOLS}
 
 
-@pytest.mark.parametrize("name", ["look", "rights", "waits", "tools"])
+@pytest.mark.parametrize("name", ["look", "rights", "waits", "tools", "look ptrace", "rights ptrace"])
 def test_as_under_runc(tmp_path: Path, debian_rootfs: Path, pysandbox_command: list[str], name: str) -> None:
+    name, _, more = name.partition(" ")
+
     def change(config: Config) -> None:
         for kind in ("bounding", "effective", "permitted"):
-            config["process"]["capabilities"][kind] += ["CAP_SETUID", "CAP_SETGID"]
+            config["process"]["capabilities"][kind] += ["CAP_SETUID", "CAP_SETGID", *(["CAP_SYS_PTRACE"] if more else [])]
 
     seen = []
     for runtime in both(tmp_path, debian_rootfs, pysandbox_command):

@@ -178,16 +178,32 @@ static void show_faults(const struct peer_status *s, char *buf)
 	}
 }
 
+/* Not at a moment when the process' monitor is in its signal handler, with a mask that is not the program's. */
+static long read_status(int fd, char *buf, u64 cap)
+{
+	static const char handler[] = "fffffffffffbfeff"; /* all that can be blocked */
+	struct timespec_k ms = {0, 1000000};
+	for (int i = 0;; i++) {
+		long n = host_call(__NR_pread64, fd, buf, cap, 0);
+		if (n <= 0 || (u64)n == cap)
+			return n < 0 ? n : -EIO;
+		buf[n] = 0;
+		const char *mask = status_value(buf, "SigBlk:\t");
+		if (!mask || strncmp(mask, handler, sizeof handler - 1) || i == 5)
+			return n;
+		host_call(__NR_nanosleep, &ms, 0);
+	}
+}
+
 /* status: what the monitor is and does for itself is not shown: its threads, handlers, no_new_privs and seccomp filter. */
 long make_status(struct thread *t, int fd, char *buf, u64 cap)
 {
 	enum { ROOM = 96 }; /* more than values can grow by */
 	const struct proc *p = t->proc;
 	const struct psb_policy *policy = p->policy;
-	long n = host_call(__NR_read, fd, buf, cap - ROOM);
-	if (n <= 0 || (u64)n == cap - ROOM)
-		return n < 0 ? n : -EIO;
-	buf[n] = 0;
+	long n = read_status(fd, buf, cap - ROOM);
+	if (n < 0)
+		return n;
 	const char *tgid = status_value(buf, "Tgid:\t");
 	u32 pid = tgid ? (u32)number_at(tgid) : 0;
 	struct peer_status s = pid == (u32)p->pid ? peer_own_status(p) : peer_status(t->proc, pid);

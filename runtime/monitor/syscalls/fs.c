@@ -44,11 +44,14 @@ static long open_at(struct thread *t, int dirfd, const char *path, u64 flags, u6
 		flags |= O_LARGEFILE;
 	mode = flags & (O_CREAT | O_TMPFILE_BIT) ? mode & 07777 : 0;
 	long fd = path_open_how(t, dirfd, path, flags, mode, resolve);
-	if (unlikely(fd == -EACCES)) {
-		fd = peer_open_file(t, dirfd, path, flags);
-		return fd < 0 ? fd : fd_publish_as(t, (int)fd, FD_FILE);
-	}
-	return fd < 0 ? fd : fd_publish(t, (int)fd);
+	long r = fd < 0 ? fd : fd_publish(t, (int)fd);
+	if (likely(r != -EACCES))
+		return r;
+	fd = peer_open_file(t, dirfd, path, flags);
+	if (fd < 0)
+		return fd;
+	marshal_of(t)->refused = false;
+	return fd_publish_as(t, (int)fd, FD_FILE);
 }
 
 /* A fifo without its other end makes open() wait, and so do some devices: those are the thread's. (Another process may put a fifo
