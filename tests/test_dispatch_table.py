@@ -87,7 +87,7 @@ def test_every_object_reaching_into_the_monitor_is_efault(d: Dispatcher) -> None
     assert checked > 150
 
 
-@pytest.mark.parametrize("length", [2**64 - 1, 2**63, LIMIT + 1, 2**64 - 0x10000000])
+@pytest.mark.parametrize("length", [2**64 - 1, 2**63, LIMIT + 1, 2**64 - GUEST])
 def test_lengths_do_not_wrap(d: Dispatcher, length: int) -> None:
     for row, i, arg in pointer_arguments(d):
         if arg.kind not in ("A_BUF", "A_ARR") or row.args[arg.link].kind != "A_LONG":

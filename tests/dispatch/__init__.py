@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MONITOR = ROOT / "runtime" / "monitor"
 LIMIT = 0x700000000000
-GUEST = 0x10000000
+GUEST = 0x100000000000  # far from the heap of whatever Python runs the tests
 """Guest memory of the fake: 1 MiB, readable and writable, zero."""
 TO_TRAP = -1000
 NO_RETURN = -1001

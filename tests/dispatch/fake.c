@@ -13,7 +13,7 @@
 
 void *mmap(void *addr, size_t len, int prot, int flags, int fd, long off); /* <sys/mman.h> and mm.h define the same names */
 
-#define GUEST_BASE 0x10000000ul
+#define GUEST_BASE 0x100000000000ul
 #define GUEST_LEN 0x100000ul
 #define MAX_CALLS 256
 
