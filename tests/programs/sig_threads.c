@@ -51,17 +51,19 @@ static void directed(void)
 	check(!wrong);
 }
 
+static _Atomic int waited_for;
+
 static void *waiter(void *arg)
 {
 	sigset_t s = set_of(SIGUSR2, SIGTERM);
-	int got = 0, signo;
+	int signo;
 	(void)arg;
 	do {
 		if (sigwait(&s, &signo))
 			return (void *)-1;
-		got++;
+		waited_for++;
 	} while (signo != SIGTERM);
-	return (void *)(intptr_t)got;
+	return NULL;
 }
 
 /* All threads block the signal, one waits for it: the process's signals go there. */
@@ -73,12 +75,15 @@ static void to_the_waiter(void)
 	pthread_create(&w, NULL, waiter, NULL);
 	for (int i = 0; i < 5; i++) {
 		kill(getpid(), SIGUSR2);
-		sleep_ms(20);
+		while (waited_for <= i) /* two at once would be one */
+			usleep(200);
+		sleep_ms(5);
 	}
 	kill(getpid(), SIGTERM);
-	void *got;
-	pthread_join(w, &got);
-	say("sigwait thread got %d", (int)(intptr_t)got);
+	void *failed;
+	pthread_join(w, &failed);
+	check(!failed);
+	say("sigwait thread got %d", waited_for);
 	unblock(SIGUSR2);
 	unblock(SIGTERM);
 }
