@@ -260,6 +260,7 @@ def _start(
     if planner:
         os.close(planner[1])
     running = launch_wait.Running(pid, signals, warn, planner[0] if planner else None)
+    joiner: launch_follow.Joiner | None = None
     try:
         # Whoever names a group means that one, and no other that might do.
         init = 0 if options.cgroup else state.pid
@@ -274,6 +275,8 @@ def _start(
         if options.detach and planner and running.plans:
             planners.spawn(planner[0], running.plans.writer_fd, warn)
     except BaseException:
+        if joiner is not None:
+            joiner.wait()
         running.abort()
         raise
     finally:

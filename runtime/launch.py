@@ -159,6 +159,7 @@ def start(
     shared = not plan.namespaces.private("pid")
     running = launch_wait.Running(pid, signals, warn, planner[0], groups if shared else ())
     late: launch_plan.Late | None = None
+    joiner: launch_follow.Joiner | None = None
     try:
         container.set_init(pid)
 
@@ -174,7 +175,8 @@ def start(
         if plan.agent is not None:
             plan.agent.tell(pid, {**container.state.oci(), "pid": pid, "status": "creating"})
         more = _handlers(plan, pid, ours)
-        more[launch_channel.HOOKS] = lambda _text, _fds: _run_hooks(plan, container, joiner, ours)
+        joining = joiner
+        more[launch_channel.HOOKS] = lambda _text, _fds: _run_hooks(plan, container, joining, ours)
         launch_follow.follow(
             ours,
             running,
@@ -194,6 +196,8 @@ def start(
         helpers = () if not options.detach or running.plans is None else _spawn_planner(running.plans, planner[0], warn)
         container.commit("created" if options.wait else "started", *helpers)
     except BaseException:
+        if joiner is not None:
+            joiner.wait()  # else it might make groups that were just taken back
         running.abort()
         if late is not None and late.trace is not None:
             from pysandbox.runtime import launch_traces

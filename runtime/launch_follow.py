@@ -39,25 +39,38 @@ class Joiner:
     def _run(self) -> None:
         move, pid, channel = self._arguments
         try:
-            move()
+            try:
+                move()
+            except OSError as error:
+                raise from_os_error("move the process into its cgroups", error, LaunchError) from None
             channel.send(launch_channel.JOINED)
         except Error as error:
-            # The process waits for the message: it must go first, then the channel ends and `finish` is called.
-            self.error = error
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                self.error = None  # it failed by itself before, and says why
+            self._fail(error, pid)
         except OSError:
             pass  # the process has failed by itself, and says why
+        except Exception as error:  # noqa: BLE001 -- the process waits for word, whatever it is
+            self._fail(LaunchError(f"move the process into its cgroups: {error!r}"), pid)
         finally:
             self._ended.release()
 
-    def finish(self) -> None:
-        """Waits for the thread; raises what it met. The launcher forks again later, with one thread only."""
+    def _fail(self, error: Error, pid: int) -> None:
+        # The process waits for the message: it must go first, then the channel ends and `finish` is called.
+        self.error = error
+        try:
+            os.kill(pid, 9)
+        except ProcessLookupError:
+            self.error = None  # it failed by itself before, and says why
+
+    def wait(self) -> None:
+        """Until the thread makes and moves nothing any more. The process must not be reaped before: its number could be
+        another one's."""
         if not self._finished:
             self._ended.acquire()
             self._finished = True
+
+    def finish(self) -> None:
+        """Waits for the thread; raises what it met. The launcher forks again later, with one thread only."""
+        self.wait()
         if self.error is not None:
             raise self.error
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from pysandbox.oci import cgroups, mounts, process, rootfs
 from pysandbox.oci.copytree import copy_tree
-from pysandbox.oci.errors import LaunchError, ResourceError
+from pysandbox.oci.errors import Error, LaunchError, ResourceError
 from pysandbox.oci.spec import Capabilities
-from pysandbox.runtime import abi, launch_channel, launch_program, launch_traces, launch_vault, native
+from pysandbox.runtime import abi, launch_channel, launch_follow, launch_program, launch_traces, launch_vault, native
 
 root_only = pytest.mark.root
 
@@ -331,3 +331,40 @@ def test_retention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSB_TRACE_KEEP_COUNT", "many")
     with pytest.raises(LaunchError, match="PSB_TRACE_KEEP_COUNT"):
         launch_traces.prune(str(tmp_path), "x")
+
+
+@pytest.mark.parametrize("error", [None, OSError(28, "No space left on device"), KeyError("x"), ResourceError("no group")])
+def test_joiner_tells_of_every_error(error: Exception | None) -> None:
+    """The process waits for a message: whatever prevents it ends the process, and is the launcher's error."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    moved: list[bool] = []
+
+    def move() -> None:
+        time.sleep(0.2)
+        if error is not None:
+            raise error
+        moved.append(True)
+
+    ours, theirs = launch_channel.channel_pair()
+    joiner = launch_follow.Joiner(move, pid, ours)
+    joiner.wait()
+    try:
+        if error is None:
+            assert moved
+            joiner.finish()
+            received = theirs.receive()
+            assert received is not None
+            assert received[0] == launch_channel.JOINED
+        else:
+            assert os.waitpid(pid, 0)[1] == 9
+            with pytest.raises(Error):
+                joiner.finish()
+    finally:
+        ours.close()
+        theirs.close()
+        if error is None:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
