@@ -60,6 +60,17 @@ def test_nobody_shows_others_what_is_not_the_file(tmp_path: Path, debian_rootfs:
 
 @pytest.mark.kvm
 @pytest.mark.root
+def test_no_number_left(tmp_path: Path, debian_rootfs: Path) -> None:
+    """With threads, a mapping takes a descriptor of the monitor's own, where there is one."""
+    built = tmp_path / "built"
+    built.mkdir()
+    compile_program(built / "map_full", "map_full.c")
+    args = ["/tmp/built/map_full", "/lib/x86_64-linux-gnu/libm.so.6"]
+    compare(make_bundle(tmp_path / "bundle", debian_rootfs, args, built=built))
+
+
+@pytest.mark.kvm
+@pytest.mark.root
 @pytest.mark.parametrize("limit", [None, 16 << 20])
 def test_pool_is_used_and_small(tmp_path: Path, debian_rootfs: Path, limit: int | None) -> None:
     bundle = make_bundle(tmp_path / "bundle", debian_rootfs, ["/bin/bash", "-c", "/bin/sleep 100; true"])

@@ -51,9 +51,12 @@ long h_mmap(struct thread *t, struct call *c)
 	if (fd < 0)
 		return mm_map(t->proc->mm, c->arg[0], len, prot, flags, fd, 0);
 	int own = own_number(t->proc, fd);
-	if (own < 0) /* what is not looked at cannot be taken for something else */
-		return prot & PROT_EXEC ? -ENFILE : mm_map(t->proc->mm, c->arg[0], len, prot, flags, fd, c->arg[5]);
-	long r = prot & PROT_EXEC && on_noexec(own) ? -EPERM : plan_map(t->proc, t->proc->mm, c->arg[0], len, prot, flags, own, c->arg[5]);
+	bool none = own < 0; /* the table is full: then without plan and pool, for which it must be the same file */
+	if (none)
+		own = fd;
+	long r = prot & PROT_EXEC && on_noexec(own) ? -EPERM
+	       : none				    ? mm_map(t->proc->mm, c->arg[0], len, prot, flags, own, c->arg[5])
+						    : plan_map(t->proc, t->proc->mm, c->arg[0], len, prot, flags, own, c->arg[5]);
 	if (!IS_ERR(r) && prot & PROT_EXEC)
 		proc_trace_map(t->proc, t->tid, (u64)r, len, own, c->arg[5]);
 	if (own != fd)
