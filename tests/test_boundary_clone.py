@@ -31,3 +31,14 @@ def test_by_every_door(tmp_path: Path, debian_rootfs: Path, built: Path, dispatc
     bundle = make_bundle(tmp_path / dispatch, debian_rootfs, ["/tmp/built/clone"], built=built, annotations=annotations)
     result = run_bundle(pysandbox(), bundle)
     assert (result.status, result.stdout.decode().splitlines()[-1], result.stderr) == (0, "end", b""), result
+
+
+@pytest.mark.parametrize("dispatch", ["auto", "exit"])
+def test_children_made_while_files_are_opened(tmp_path: Path, debian_rootfs: Path, dispatch: str) -> None:
+    """What another thread's call has open for a moment is no child's: neither in its way nor under a number that it may use."""
+    where = tmp_path / "built"
+    where.mkdir()
+    compile_program(where / "strays", "fd_strays.c")
+    annotations = {"dev.pysandbox.dispatch": dispatch}
+    args = ["/tmp/built/strays"]
+    compare(make_bundle(tmp_path / dispatch, debian_rootfs, args, built=where, annotations=annotations))

@@ -106,8 +106,9 @@ def test_procfs_keeps_its_rules_elsewhere(tmp_path: Path, debian_rootfs: Path) -
     """No name gives away a monitor: neither of the container's procfs at another place, nor of a new one."""
     script = """
         mkdir /tmp/p /tmp/q; mount --bind /proc /tmp/p; mount -t proc proc /tmp/q
-        for d in /tmp/p /tmp/q; do for f in mem maps pagemap syscall fd/3 map_files stack; do
-            cat $d/1/$f >/dev/null 2>&1 && echo "$d other $f"; done; done
+        for d in /tmp/p /tmp/q; do for f in mem pagemap syscall fd/3 map_files stack; do
+            cat $d/1/$f >/dev/null 2>&1 && echo "$d other $f"; done
+            cat $d/1/maps 2>/dev/null | grep -E 'memfd|kvm|^7[0-9a-f]{11}-' && echo "$d maps of the monitor"; done
         for f in mem pagemap syscall stack personality; do cat /tmp/p/self/$f >/dev/null 2>&1 && echo "own $f"; done
         for f in kcore kmsg kallsyms keys; do head -c1 /tmp/p/$f >/dev/null 2>&1 && echo "top $f"; done
         touch /tmp/f; mount --bind /proc/self/mem /tmp/f 2>/dev/null && echo bound

@@ -325,10 +325,16 @@ static long exec_now(struct thread *t, struct program *prog, const char *execfn,
 	struct proc *p = t->proc;
 	struct vault v;
 	long r = fd_unshare(t);
-	if (!r)
-		r = write_start_record(t, prog, execfn);
 	if (r)
 		return r;
+	/* For ever, if all goes well: what the record says of each number is true of the table that the next program gets. */
+	struct lock *table = fd_lock(p);
+	lock_acquire(table);
+	r = write_start_record(t, prog, execfn);
+	if (r) {
+		lock_release(table);
+		return r;
+	}
 	r = vault_open(p->vault_fd, &v);
 	if (!r) {
 		r = host_call(__NR_dup3, v.fd[PSB_FD_MONITOR], p->vault_fd - 1, 0);
@@ -346,6 +352,7 @@ static long exec_now(struct thread *t, struct program *prog, const char *execfn,
 		host_call(__NR_close, p->vault_fd - 1);
 	}
 	host_call(__NR_close, p->vault_fd + 1);
+	lock_release(table);
 	return r;
 }
 

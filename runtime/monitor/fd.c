@@ -28,6 +28,7 @@ struct fdtab_tail {
 _Static_assert(FD_COUNT + sizeof(struct fdtab_tail) <= TAB_BYTES, "descriptor table");
 #define MADV_WIPEONFORK 18
 #define CLONE_FILES 0x400u
+#define STRAYS 32u /* so far above the others may numbers be that were in use for a moment */
 #define PREFERRED_TOP 1024 /* monitor descriptors below it: a larger kernel table makes every fork slower */
 
 static struct fdtab_tail *tail(struct proc *p)
@@ -362,15 +363,15 @@ bool fd_full(struct proc *p)
 	return true;
 }
 
+/* Lock held, until the kernel has made its copy: else a number might be closed in between, and the kernel's copy be of what was opened
+ * after it, which may be a file that is still being examined. */
 void fd_copy(struct proc *child, struct proc *parent)
 {
 	make_table(child);
-	lock_acquire(fd_lock(parent));
 	u32 high = tail(parent)->high;
 	memcpy(child->fds.class_of, parent->fds.class_of, high);
 	tail(child)->high = high;
 	tail(child)->top = tail(parent)->top;
-	lock_release(fd_lock(parent));
 }
 
 void fd_share(struct proc *child, struct proc *parent)
@@ -388,6 +389,29 @@ void fd_release(struct proc *p)
 {
 	if (p->fds.class_of && atomic_fetch_sub(&tail(p)->sharers, 1) == 1)
 		host_free(p->fds.class_of, TAB_BYTES);
+}
+
+static void close_strays(struct proc *p, u32 from, u32 to)
+{
+	for (u32 fd = from; fd < to && fd < FD_COUNT; fd++) {
+		u8 class = class_raw(p, (int)fd);
+		if ((class != FD_NONE && class != ZOMBIE) || is_monitor(p, (int)fd))
+			continue;
+		host_call(__NR_close, fd);
+		mark(p, (int)fd, FD_NONE);
+	}
+}
+
+/* Numbers that other threads of the parent had in use when it was copied: files being looked at, on the way to be published, of calls that
+ * never end here. Nobody would close them, and dup2() onto them would be refused. For a process with one thread and a table of its
+ * own; its monitor's descriptors are all marked. */
+void fd_close_strays(struct proc *p)
+{
+	u32 high = tail(p)->high;
+	lock_acquire(fd_lock(p));
+	close_strays(p, 0, high + STRAYS);
+	close_strays(p, FD_OWN, FD_OWN + STRAYS);
+	lock_release(fd_lock(p));
 }
 
 bool fd_shared(struct proc *p)
@@ -435,8 +459,14 @@ int fd_move_high(struct proc *p, int fd, bool cloexec)
 	long n = -EMFILE;
 	for (u64 base = top > MONITOR_FD_ROOM ? top - MONITOR_FD_ROOM : 3; n < 0 && base >= 3; base /= 2)
 		n = host_call(__NR_fcntl, fd, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, base);
-	if (n < 0)
+	if (n < 0) {
+		if (p->fds.class_of && in_table(fd)) {
+			lock_acquire(fd_lock(p));
+			mark(p, fd, MONITOR);
+			lock_release(fd_lock(p));
+		}
 		return fd;
+	}
 	host_call(__NR_close, fd);
 	if (p->fds.class_of) {
 		lock_acquire(fd_lock(p));

@@ -8,7 +8,6 @@
 #define SHM_RND 020000u
 #define SHM_REMAP 040000u
 #define IPC_STAT 2
-#define FD_OWN 960 /* below the host's usual limit and the monitor's own descriptors' usual end */
 
 /* Guest text is mapped without PROT_EXEC on the host, so the kernel's noexec check is made here. */
 static bool on_noexec(int fd)

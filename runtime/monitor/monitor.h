@@ -11,6 +11,7 @@
 
 #define NSIG 64
 #define MONITOR_FD_ROOM 64
+#define FD_OWN 960u /* where numbers that the monitor needs for a moment are looked for, when they must not be the program's */
 
 struct thread;
 struct proc;
@@ -82,6 +83,8 @@ struct proc {
 	bool clear_handlers;        /* a child that shares memory begins without signal handlers */
 	bool shares_memory;         /* the structure is one of proc.c's, in memory that other processes have as well */
 	bool vfork_child;           /* its parent waits for it */
+	struct lock *_Atomic copying; /* its parent's table, held until the kernel has made the child's: whoever takes this lets go of it */
+	bool strays;                /* other threads were there when its descriptors were copied */
 	struct thread *vfork_parent;/* set in a vfork child until exec/exit */
 	/* Monitor descriptors. vault_fd never moves; vault_fd-1 and vault_fd+1 are kept free for exec. */
 	int vault_fd;
@@ -223,11 +226,12 @@ void fd_start(struct proc *p, const u64 *map, u32 n); /* marks those that are op
 u32 fd_map_size(struct proc *p);
 void fd_map(struct proc *p, u64 *map, u32 n);
 bool fd_full(struct proc *p); /* a new descriptor would have a number above the guest's limit */
-void fd_copy(struct proc *child, struct proc *parent);/* vfork child: own table */
+void fd_copy(struct proc *child, struct proc *parent); /* own table of a child that shares memory; the parent's lock is held */
 void fd_share(struct proc *child, struct proc *parent); /* CLONE_FILES */
 bool fd_shared(struct proc *p);
 long fd_unshare(struct thread *t); /* 0 or -errno: a table for this process alone, of the kernel's descriptors and of ours */
 void fd_forked(struct proc *p);
+void fd_close_strays(struct proc *p); /* a new process, whose parent had other threads */
 void fd_release(struct proc *p);
 struct lock *fd_lock(struct proc *p); /* of the table */
 /* Move a monitor descriptor to a free high number (CLOEXEC as asked). */

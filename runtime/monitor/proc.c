@@ -256,6 +256,7 @@ static void become_forked_child(struct thread *t, const struct clone_request *q,
 	for (u32 i = 0; i < VCPU_MAX && threads.entry[i]; i++)
 		if (threads.entry[i] != t)
 			threads.entry[i]->state = THREAD_FREE;
+	bool strays = p->nthreads > 1;
 	p->nthreads = 1;
 	p->mm->users = 1;
 	p->own_sig = *p->sig; /* shared with nobody, whatever the parent's are */
@@ -263,6 +264,8 @@ static void become_forked_child(struct thread *t, const struct clone_request *q,
 	p->sig = &p->own_sig;
 	p->shares_memory = p->vfork_child = false;
 	fd_forked(p);
+	if (strays)
+		fd_close_strays(p);
 	aio_forked();
 	p->vfork_parent = NULL;
 	t->sig_pending = 0;
@@ -347,12 +350,23 @@ static void register_peer(struct proc *p)
 	peer_open(p);
 }
 
+/* By a child of vfork(), whose parent waits inside clone() and does it only when the child was killed before, or never made. */
+static void table_copied(struct proc *cp)
+{
+	struct lock *l = atomic_exchange(&cp->copying, NULL);
+	if (l)
+		lock_release(l);
+}
+
 static void shared_child_main(void *arg)
 {
 	struct thread *t = arg;
 	struct proc *p = t->proc;
+	table_copied(p);
 	p->pid = (int)host_call(__NR_getpid);
 	t->tid = p->pid;
+	if (p->strays)
+		fd_close_strays(p);
 	proc_trace_fork(p, t->creator->proc->pid, CLONE_VM);
 	if (p->clear_handlers)
 		signal_clear_handlers(p);
@@ -408,10 +422,9 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 	cp->nthreads = 1;
 	cp->clear_handlers = q->flags & CLONE_CLEAR_SIGHAND;
 	cp->vfork_child = borrow;
+	cp->strays = p->nthreads > 1 && !(q->flags & CLONE_FILES);
 	if (q->flags & CLONE_FILES)
 		fd_share(cp, p);
-	else
-		fd_copy(cp, p);
 	static const u64 pass = CLONE_VM | CLONE_VFORK | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_PARENT |
 				CLONE_IO | CLONE_SYSVSEM | CLONE_NEW_ALLOWED;
 	lock_acquire(&p->sig->lock);
@@ -423,9 +436,20 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 	}
 	lock_release(&p->sig->lock);
 	r = signal_block(t);
+	bool copied = !r && !(q->flags & CLONE_FILES);
+	if (copied) {
+		lock_acquire(fd_lock(p));
+		if (borrow)
+			cp->copying = fd_lock(p);
+		fd_copy(cp, p);
+	}
 	if (!r)
 		r = clone_thread(host_flags(q, pass) | CLONE_SETTLS | (u64)q->exit_signal, (u8 *)n->stack + n->stack_len,
 			 q->flags & CLONE_PIDFD ? &pidfd : (int *)q->ptid, (int *)q->ctid, n, shared_child_main, n);
+	if (borrow)
+		table_copied(cp);
+	else if (copied)
+		lock_release(fd_lock(p));
 	if (borrow) {
 		t->run->immediate_exit = 0;
 		vcpu_forget_exception(t); /* the child may have been killed in the middle of one */
@@ -462,6 +486,7 @@ struct proc *cp_prepare(struct proc *cp, const struct proc *p)
 	cp->own_sig.lock = (struct lock){0};
 	cp->own_sig.shared = false;
 	cp->fds.class_of = NULL;
+	cp->copying = NULL;
 	cp->peer = NULL;
 	tracer_init_child(&cp->tracer);
 	return cp;
