@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,23 @@ def test_at_the_limit_of_tasks_nothing_hangs(pair: list[Runtime], limit: int) ->
     words = ("end\n", "can't fork", "the pids limit is reached")
     assert any(word in done.stdout + done.stderr for word in words), done
     assert runtime.left_over() == []
+
+
+def test_an_idle_process_has_one_task_more(pair: list[Runtime]) -> None:
+    """Its own and KVM's. The server of its calls has ended."""
+    runtime = pair[0]
+    runtime.configure("i=0; while [ $i -lt 500 ]; do i=$((i+1)); echo >/dev/null; done; exec sleep 1000", {})
+    assert runtime.create() == 0
+    try:
+        assert runtime.call("start", runtime.id).returncode == 0
+        end = time.monotonic() + 10
+        tasks: list[str] = []
+        while len(tasks) != 2 and time.monotonic() < end:
+            time.sleep(0.2)
+            tasks = os.listdir(f"/proc/{runtime.pid}/task")
+        assert len(tasks) == 2
+    finally:
+        runtime.call("delete", "-f", runtime.id)
 
 
 def test_a_process_that_waited_for_a_task_keeps_its_registers(pair: list[Runtime]) -> None:

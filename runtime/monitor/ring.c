@@ -26,6 +26,7 @@
 #define BACKOFF_SHARED 1000000ul /* after losing the CPU though there was work */
 #define BACKOFF_MIN 4000000ul
 #define BACKOFF_MAX 400000000ul
+#define LEAVE_NS 100000000ul  /* a server that sleeps longer ends: it counts as a task, and an idle process shall have no more than it needs */
 #define WORTH_IT 50u          /* calls served since the last wake-up: a server that is used, whoever else wants its CPU */
 #define MOVE_GAP 2000000ul    /* between two moves to another CPU: more often the scheduler knows better */
 
@@ -39,9 +40,14 @@ u64 exit_cost = EXIT_COST_GUESS;
 _Noreturn void thread_leave(_Atomic u32 *state, u32 value);
 long clone_thread(u64 flags, void *stack_top, int *ptid, int *ctid, void *tls, void (*fn)(void *), void *arg);
 
+static bool serves(const struct proc *p)
+{
+	return atomic_load(&p->ring.awake) && atomic_load(&p->ring.started) == SERVER_RUNS;
+}
+
 u64 ring_entry(const struct proc *p)
 {
-	return atomic_load(&p->ring.awake) ? p->mm->shim + SHIM_RING : trap_entry(p);
+	return serves(p) ? p->mm->shim + SHIM_RING : trap_entry(p);
 }
 
 u64 trap_entry(const struct proc *p)
@@ -112,23 +118,25 @@ static bool serve_all(struct proc *p)
 	return any;
 }
 
-static void fall_asleep(struct proc *p)
-{
-	set_entries(p, trap_entry(p));
-	atomic_store(&p->ring.awake, 0);
-	serve_all(p); /* posted before the entries changed; later ones give up by themselves */
-	while (!atomic_load(&p->ring.awake) && !atomic_load(&p->ring.retire))
-		host_call(__NR_futex, &p->ring.awake, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0);
-	if (!atomic_load(&p->ring.retire))
-		set_entries(p, p->mm->shim + SHIM_RING);
-}
-
-/* Makes room for a server with newer credentials. Memory is given back by that one's creator. */
+/* Makes room for a server with newer credentials, or for others at the limit of tasks. Memory is given back by that one's creator. */
 static _Noreturn void leave(struct proc *p)
 {
 	set_entries(p, trap_entry(p));
 	atomic_store(&p->ring.awake, 0);
 	thread_leave(&p->ring.started, SERVER_GONE);
+}
+
+static void fall_asleep(struct proc *p)
+{
+	static const u64 patience[2] = {0, LEAVE_NS};
+	set_entries(p, trap_entry(p));
+	atomic_store(&p->ring.awake, 0);
+	serve_all(p); /* posted before the entries changed; later ones give up by themselves */
+	while (!atomic_load(&p->ring.awake) && !atomic_load(&p->ring.retire))
+		if (host_call(__NR_futex, &p->ring.awake, FUTEX_WAIT_PRIVATE, 0, patience, 0, 0) == -ETIMEDOUT && !atomic_load(&p->ring.awake))
+			leave(p); /* somebody may wake it in this moment: serves() knows */
+	if (!atomic_load(&p->ring.retire))
+		set_entries(p, p->mm->shim + SHIM_RING);
 }
 
 /* Moves a server (0: the caller) off the CPU of the thread that is to be served: on that one it would not begin to run before that
@@ -248,7 +256,7 @@ void ring_note_trap(struct thread *t)
 {
 	struct proc *p = t->proc;
 	struct ring *r = &p->ring;
-	if (p->dispatch == PSB_DISPATCH_EXIT || cpus < 2 || atomic_load(&r->awake))
+	if (p->dispatch == PSB_DISPATCH_EXIT || cpus < 2 || serves(p))
 		return;
 	u64 now = rdtsc();
 	r->burst = now - r->last_trap < BURST_GAP ? r->burst + 1 : 0;
