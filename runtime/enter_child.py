@@ -38,6 +38,7 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
     affinity = wanted.exec_cpu_affinity
     if affinity is not None:
         process.set_affinity(affinity.initial)
+    channel.step(f"nsexec: affinity: {sum(1 << cpu for cpu in os.sched_getaffinity(0)):#x}")
     warning = process.set_oom_score(wanted.oom_score_adj)
     if warning:
         channel.send(launch_channel.WARNING, warning)
@@ -93,6 +94,7 @@ def _become(plan: EntryPlan, channel: Channel, planner: int | None) -> NoReturn:
         detach=options.detach,
         path=plan.path,
         stdio=plan.stdio,
+        keep_cpus=affinity is not None,
     )
     channel.step("setns_init: about to exec the monitor")
     launch_exec.become(program, roles, inbox, channel, terminal=terminal)

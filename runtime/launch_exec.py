@@ -38,7 +38,8 @@ class Program(Struct):
     """What to become. `listen_fds`, `preserve_fds`: how many descriptors from 3 on are passed, and behind them;
     `dispatch`, `trace`, `pin`: as in the start record; `keyring`: id of the container whose session
     keyring is joined, "" for none; `detach`: the process outlives the launcher; `path`: the program where args[0] does
-    not name it; `stdio`: standard streams where they are not the launcher's; `keep_groups`: as crun's annotation."""
+    not name it; `stdio`: standard streams where they are not the launcher's; `keep_groups`: as crun's annotation;
+    `keep_cpus`: the affinity is chosen already."""
 
     process: Process
     personality: Personality | None
@@ -53,6 +54,7 @@ class Program(Struct):
     path: str = ""
     stdio: tuple[int, ...] = ()
     keep_groups: bool = False
+    keep_cpus: bool = False
 
 
 def become(
@@ -77,6 +79,8 @@ def become(
         join_keyring(program.keyring)
 
     inbox.joined()
+    if not program.keep_cpus:
+        all_cpus(channel)
     index, store = inbox.plans()
     if index is not None and store is not None:
         roles = {**roles, abi.FD_PLAN_INDEX: index, abi.FD_PLAN_STORE: store}
@@ -191,6 +195,15 @@ def reset_signals() -> None:
         if signo not in (9, 19, 32, 33):
             _signal.signal(signo, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def all_cpus(channel: Channel) -> None:
+    """A launcher bound to some CPUs, by a service manager say, does not bind its containers: their cgroup does. Since 6.2 the
+    kernel keeps what was asked for across a change of cpuset, so joining the cgroup alone does not undo it."""
+    try:
+        native.all_cpus()
+    except OSError as error:
+        channel.send(launch_channel.WARNING, f"CPU affinity is the runtime's own: {error.strerror}")
 
 
 def join_keyring(container_id: str) -> None:

@@ -507,3 +507,27 @@ def test_user_namespace(pair: list[Runtime]) -> None:
         os.kill(pid, signal.SIGKILL)
         reap(pid)
     assert seen[0] == seen[1]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="takes two CPUs")
+def test_cpus_are_those_of_the_cgroup(pair: list[Runtime]) -> None:
+    """Not those that the runtime is bound to, as runc 1.3 has it; `execCPUAffinity` says otherwise."""
+    runtime, allowed = pair[0], sorted(os.sched_getaffinity(0))
+
+    def cpus(*args: str) -> list[int]:
+        argv = ["taskset", "-c", str(allowed[0]), *runtime.argv(*args)]
+        done = subprocess.run(argv, env=runtime.env, capture_output=True, text=True, check=True)
+        mask = re.findall(r"Cpus_allowed:\s+(\S+)", done.stdout)[0].replace(",", "")
+        return [cpu for cpu in range(8192) if int(mask, 16) >> cpu & 1]
+
+    def of_exec(**process: Any) -> list[int]:
+        path = runtime.bundle / "process.json"
+        path.write_text(json.dumps(process_json(args=["cat", "/proc/self/status"], **process)))
+        return cpus("exec", "--process", str(path), runtime.id)
+
+    one = str(allowed[1])
+    assert set(of_exec()) >= set(allowed)
+    assert of_exec(execCPUAffinity={"initial": one}) == of_exec(execCPUAffinity={"final": one}) == [allowed[1]]
+    runtime.clean()
+    runtime.configure(["cat", "/proc/self/status"])
+    assert set(cpus("run", "--bundle", str(runtime.bundle), runtime.id)) >= set(allowed)

@@ -231,6 +231,11 @@ def ioprio_set(ioclass: int, priority: int) -> None:
     _check(_lib.psb_ioprio_set(ioclass, priority))
 
 
+def all_cpus() -> None:
+    """The caller may use every CPU of its cpuset."""
+    _check(_lib.psb_all_cpus())
+
+
 def sched_setattr(
     policy: int, flags: int = 0, nice: int = 0, priority: int = 0, runtime: int = 0, deadline: int = 0, period: int = 0
 ) -> None:

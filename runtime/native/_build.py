@@ -44,6 +44,7 @@ long psb_sched_setattr(unsigned int policy, unsigned long long flags, int nice, 
                        unsigned long long runtime, unsigned long long deadline, unsigned long long period);
 long psb_device_filter(int cgroup_fd, const void *insns, unsigned int count);
 long psb_fork_sibling(void);
+long psb_all_cpus(void);
 unsigned long long psb_rdtsc(void);
 """
 
@@ -148,6 +149,12 @@ static long psb_statfs_type(int fd)
 	if (fstatfs(fd, &st) < 0)
 		return -(long)errno;
 	return (long)st.f_type;
+}
+static long psb_all_cpus(void)
+{
+	uint64_t mask[128]; /* 8192 CPUs, the most a kernel is built for; it takes as many as it knows */
+	memset(mask, 0xff, sizeof mask);
+	RESULT(syscall(SYS_sched_setaffinity, 0, sizeof mask, mask));
 }
 static long psb_ioprio_set(int ioclass, int priority) { RESULT(syscall(SYS_ioprio_set, 1 /* process */, 0, ioclass << 13 | priority)); }
 static long psb_sched_setattr(unsigned int policy, unsigned long long flags, int nice, unsigned int priority,
