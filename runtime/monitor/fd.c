@@ -14,17 +14,18 @@
 #define ZOMBIE 254u  /* class: closed by the guest, kept as placeholder while held */
 #define MONITOR 255u /* class: a descriptor of the monitor */
 
-/* Numbers the guest can have; above, opening says EMFILE. One allocation of FD_MAX bytes holds the classes and what follows. */
+/* Numbers the guest can have; above, opening says EMFILE. One allocation holds the classes and what follows. A number is used at most some
+ * hundred times by each of the threads that share a table: no counter overflows. */
 #define FD_COUNT (u32)FD_NUMBERS
 struct fdtab_tail {
-	_Atomic u16 use[FD_COUNT];
+	_Atomic u32 use[FD_COUNT];
 	u32 high; /* no number at or above it was ever marked */
 	u32 top;  /* the same of the guest's */
 	u32 stray; /* see sweep_stray(): the number + 1, 0: none */
 	struct lock lock;
 	_Atomic u32 sharers; /* processes that have this table: CLONE_FILES */
 };
-#define TAB_BYTES FD_MAX
+#define TAB_BYTES (2ul * FD_MAX)
 _Static_assert(FD_COUNT + sizeof(struct fdtab_tail) <= TAB_BYTES, "descriptor table");
 #define MADV_WIPEONFORK 18
 #define CLONE_FILES 0x400u
@@ -321,7 +322,7 @@ static void make_table(struct proc *p)
 		fatal("no memory for the descriptor table");
 	tail(p)->sharers = 1;
 	/* holders are threads; a forked child has only one, and it holds nothing */
-	host_call(__NR_madvise, tail(p), FD_COUNT * sizeof(u16), MADV_WIPEONFORK);
+	host_call(__NR_madvise, tail(p), sizeof tail(p)->use, MADV_WIPEONFORK);
 }
 
 void fd_start(struct proc *p, const u64 *map, u32 n)
@@ -420,7 +421,8 @@ bool fd_shared(struct proc *p)
 }
 
 /* The kernel's table and ours part at one moment: under the lock no number changes its meaning. (A descriptor that some other process
- * is just opening stays behind in this one's table, published to nobody.) */
+ * is just opening stays behind in this one's table, published to nobody.) Only the calling host thread gets the new one. The ring server
+ * keeps the old: it may not serve this process any more, to which the same numbers mean other files now. */
 long fd_unshare(struct thread *t)
 {
 	struct proc *p = t->proc, new = *p, old = *p;
@@ -442,8 +444,10 @@ long fd_unshare(struct thread *t)
 	}
 	for (u32 i = 0; !r && i < m->nheld; i++) /* by this call */
 		atomic_fetch_add(&tail(&new)->use[m->held[i]], 1);
-	if (!r)
+	if (!r) {
 		p->fds = new.fds;
+		proc_part_from_ring(t);
+	}
 	lock_release(fd_lock(&old));
 	for (u32 i = 0; !r && i < m->nheld; i++)
 		fd_drop(&old, m->held[i]);
@@ -555,13 +559,14 @@ long h_dup3(struct thread *t, struct call *c)
 /* Only published numbers. UNSHARE parts from other processes only, not from threads of this one. */
 long h_close_range(struct thread *t, struct call *c)
 {
-	(void)c;
 	struct proc *p = t->proc;
 	const u64 *a = marshal_of(t)->arg;
 	u32 first = (u32)a[0], last = (u32)a[1], flags = (u32)a[2];
 	if (first > last || flags & ~(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC))
 		return -EINVAL;
 	if (flags & CLOSE_RANGE_UNSHARE) {
+		if (!c->may_block) /* the table is the host thread's */
+			return CALL_TO_TRAP;
 		long r = fd_unshare(t);
 		if (r)
 			return r;

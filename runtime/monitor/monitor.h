@@ -51,7 +51,7 @@ struct signals {
 /* Published descriptors (invariant 3). Owner: fd.c. One byte a number, FD_NONE = not published. */
 enum fd_class { FD_NONE = 0, FD_OTHER, FD_FILE, FD_DIR, FD_PIPE, FD_SOCKET, FD_TTY, FD_EVENT, FD_PROC, FD_PROC_DIR, FD_PATH };
 struct fdtab {
-	u8 *class_of;      /* FD_MAX bytes, reserved memory */
+	u8 *class_of;      /* FD_NUMBERS bytes, reserved memory */
 };
 
 /* Ring server of a process. Owner: ring.c */

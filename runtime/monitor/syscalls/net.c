@@ -13,6 +13,7 @@
 #define SOL_SOCKET 1
 #define SCM_RIGHTS 1
 #define SCM_PIDFD 4
+#define SCM_MAX_FD 253u /* of a message */
 #define CONTROL_MAX (64ul << 10)
 #define SEND_TRY 4096 /* blocking sends promise all bytes; only what fits one buffer is tried without waiting */
 
@@ -111,10 +112,21 @@ static struct cmsghdr_k *next_cmsg(u8 *buf, u64 len, u64 *at, u64 *data_len)
 	return h;
 }
 
+/* Descriptors in a message. */
+static u64 count_sent(u8 *buf, u64 len)
+{
+	u64 at = 0, n, sum = 0;
+	for (struct cmsghdr_k *h; (h = next_cmsg(buf, len, &at, &n));)
+		sum += h->level == SOL_SOCKET && h->type == SCM_RIGHTS ? n / 4 : 0;
+	return sum;
+}
+
 /* Every descriptor sent has to be published, and stays held while the call is made. */
 static long hold_sent(struct thread *t, u8 *buf, u64 len, bool hold)
 {
 	u64 at = 0, n;
+	if (hold && count_sent(buf, len) > SCM_MAX_FD)
+		return -EINVAL;
 	struct cmsghdr_k *h;
 	while ((h = next_cmsg(buf, len, &at, &n))) {
 		if (h->level != SOL_SOCKET || h->type != SCM_RIGHTS)

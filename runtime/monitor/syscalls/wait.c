@@ -110,7 +110,7 @@ long h_ppoll(struct thread *t, struct call *c)
 
 struct sets {
 	u64 *in[3];  /* copies of the guest's, NULL where absent */
-	u64 bytes;
+	u64 n, bytes; /* numbers that are looked at, and room for them in each copy: found out once, the table may grow meanwhile */
 };
 
 /* EBADF for a number that is not published, as for one that is not open. */
@@ -139,11 +139,10 @@ static u64 set_count(struct thread *t, const u64 *a)
 
 static long take_sets(struct thread *t, const u64 *a, struct sets *s)
 {
-	u64 n = (u32)a[0];
 	if ((i32)a[0] < 0)
 		return -EINVAL;
-	n = set_count(t, a);
-	s->bytes = (n + 63) / 64 * 8;
+	s->n = set_count(t, a);
+	s->bytes = (s->n + 63) / 64 * 8;
 	for (int i = 0; i < 3; i++) {
 		s->in[i] = NULL;
 		if (!a[1 + i])
@@ -153,7 +152,7 @@ static long take_sets(struct thread *t, const u64 *a, struct sets *s)
 			return -ENOMEM;
 		if (s->bytes && copy_from_guest(s->in[i], gptr_of(a[1 + i]), s->bytes))
 			return -EFAULT;
-		long r = check_set(t, s->in[i], n);
+		long r = check_set(t, s->in[i], s->n);
 		if (r)
 			return r;
 	}
@@ -179,7 +178,7 @@ static long select_now(struct thread *t, const u64 *a, bool may_wait)
 	long r = take_sets(t, a, &s);
 	if (r)
 		return r;
-	r = host_call(__NR_select, set_count(t, a), s.in[0], s.in[1], s.in[2], zero);
+	r = host_call(__NR_select, s.n, s.in[0], s.in[1], s.in[2], zero);
 	if (!r && may_wait) {
 		m->used = used;
 		return CALL_TO_TRAP;
@@ -196,7 +195,7 @@ long h_select(struct thread *t, struct call *c)
 	long r = take_sets(t, a, &s);
 	if (r)
 		return r;
-	return give_sets(a, &s, blocking_call(t, __NR_select, (u64)set_count(t, a), (u64)s.in[0], (u64)s.in[1], (u64)s.in[2], a[4], 0));
+	return give_sets(a, &s, blocking_call(t, __NR_select, s.n, (u64)s.in[0], (u64)s.in[1], (u64)s.in[2], a[4], 0));
 }
 
 long h_pselect6(struct thread *t, struct call *c)
@@ -216,7 +215,7 @@ long h_pselect6(struct thread *t, struct call *c)
 	long r = take_sets(t, a, &s);
 	if (r)
 		return r;
-	return give_sets(a, &s, blocking_call_masked(t, gptr_of(mask[0]), mask[1], __NR_pselect6, (u64)set_count(t, a), (u64)s.in[0], (u64)s.in[1], (u64)s.in[2], a[4], (u64)mask));
+	return give_sets(a, &s, blocking_call_masked(t, gptr_of(mask[0]), mask[1], __NR_pselect6, s.n, (u64)s.in[0], (u64)s.in[1], (u64)s.in[2], a[4], (u64)mask));
 }
 
 /* --- epoll ---------------------------------------------------------------------------------------------------------------- */
