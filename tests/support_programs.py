@@ -158,6 +158,14 @@ def show_trace(bundle: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def build_programs(where: Path, **sources: str) -> Path:
+    """`where`, made for `make_bundle(built=...)`, with a static program for each name: of this file in tests/programs."""
+    where.mkdir()
+    for name, source in sources.items():
+        compile_program(where / name, source)
+    return where
+
+
 def compile_program(target: Path, source: str, *flags: str) -> Path:
     """A static program from tests/programs, for any root file system."""
     options = ["-std=gnu11", "-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror", *flags]

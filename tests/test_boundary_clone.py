@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support_programs import compare, compile_program, make_bundle, pysandbox, run_bundle
+from support_programs import build_programs, compare, make_bundle, pysandbox, run_bundle
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root]
 
 
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
-    where = tmp_path / "built"
-    where.mkdir()
-    compile_program(where / "clone", "bnd_clone.c")
-    return where
+    return build_programs(tmp_path / "built", clone="bnd_clone.c")
 
 
 def test_children_share_what_they_shall(tmp_path: Path, debian_rootfs: Path, built: Path) -> None:
@@ -36,9 +33,7 @@ def test_by_every_door(tmp_path: Path, debian_rootfs: Path, built: Path, dispatc
 @pytest.mark.parametrize("dispatch", ["auto", "exit"])
 def test_children_made_while_files_are_opened(tmp_path: Path, debian_rootfs: Path, dispatch: str) -> None:
     """What another thread's call has open for a moment is no child's: neither in its way nor under a number that it may use."""
-    where = tmp_path / "built"
-    where.mkdir()
-    compile_program(where / "strays", "fd_strays.c")
+    where = build_programs(tmp_path / "built", strays="fd_strays.c")
     annotations = {"dev.pysandbox.dispatch": dispatch}
     args = ["/tmp/built/strays"]
     compare(make_bundle(tmp_path / dispatch, debian_rootfs, args, built=where, annotations=annotations))

@@ -7,17 +7,14 @@ from pathlib import Path
 
 import pytest
 from dispatch import MONITOR
-from support_programs import compare, compile_program, make_bundle, pysandbox, run_bundle
+from support_programs import build_programs, compare, make_bundle, pysandbox, run_bundle
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root]
 
 
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
-    where = tmp_path / "built"
-    where.mkdir()
-    compile_program(where / "magic", "bnd_magic.c")
-    return where
+    return build_programs(tmp_path / "built", magic="bnd_magic.c")
 
 
 def test_monitor_descriptors_are_not_there(tmp_path: Path, busybox_rootfs: Path, built: Path) -> None:

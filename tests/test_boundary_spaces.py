@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support_programs import Result, compare, compile_program, make_bundle, pysandbox, run_bundle, show_trace
+from support_programs import Result, build_programs, compare, make_bundle, pysandbox, run_bundle, show_trace
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root]
 
@@ -123,9 +123,7 @@ def test_procfs_keeps_its_rules_elsewhere(tmp_path: Path, debian_rootfs: Path) -
 
 @pytest.mark.parametrize("dispatch", ["ring", "auto", "exit"])
 def test_threads(tmp_path: Path, debian_rootfs: Path, dispatch: str) -> None:
-    built = tmp_path / "built"
-    built.mkdir()
-    compile_program(built / "program", "bnd_spaces.c")
+    built = build_programs(tmp_path / "built", program="bnd_spaces.c")
     made = bundle(tmp_path, debian_rootfs, ["/tmp/built/program"], dispatch=dispatch, built=built)
     run = run_bundle(pysandbox(), made)
     assert run.stdout.count(b"wrong 0\n") == 5, run

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support_programs import SLOWNESS, compare, compile_program, container_id, make_bundle, pysandbox
+from support_programs import SLOWNESS, build_programs, compare, container_id, make_bundle, pysandbox
 
 POOL = "/memfd:pysandbox-pool"
 
@@ -27,9 +27,7 @@ def resident(pid: int) -> int:
 @pytest.mark.parametrize("library", ["/lib/x86_64-linux-gnu/libm.so.6", "/bin/busybox"])
 def test_pages_are_the_files(tmp_path: Path, debian_rootfs: Path, busybox_rootfs: Path, library: str) -> None:
     """A library whose text is its own, and a program whose text is rewritten."""
-    built = tmp_path / "built"
-    built.mkdir()
-    compile_program(built / "text_pages", "text_pages.c")
+    built = build_programs(tmp_path / "built", text_pages="text_pages.c")
     rootfs = busybox_rootfs if library == "/bin/busybox" else debian_rootfs
     bundle = make_bundle(tmp_path / "bundle", rootfs, ["/tmp/built/text_pages", library, "/tmp"], built=built)
     assert len(compare(bundle).stdout.splitlines()) > 40
@@ -38,9 +36,7 @@ def test_pages_are_the_files(tmp_path: Path, debian_rootfs: Path, busybox_rootfs
 @pytest.mark.kvm
 @pytest.mark.root
 def test_changes_without_a_sign(tmp_path: Path, debian_rootfs: Path) -> None:
-    built = tmp_path / "built"
-    built.mkdir()
-    compile_program(built / "text_stale", "text_stale.c")
+    built = build_programs(tmp_path / "built", text_stale="text_stale.c")
     args = ["/tmp/built/text_stale", "/lib/x86_64-linux-gnu/libm.so.6", "/tmp"]
     assert len(compare(make_bundle(tmp_path / "bundle", debian_rootfs, args, built=built)).stdout.splitlines()) == 3
 
@@ -49,9 +45,7 @@ def test_changes_without_a_sign(tmp_path: Path, debian_rootfs: Path) -> None:
 @pytest.mark.root
 def test_nobody_shows_others_what_is_not_the_file(tmp_path: Path, debian_rootfs: Path) -> None:
     """The calls are made by the threads themselves, so that they race."""
-    built = tmp_path / "built"
-    built.mkdir()
-    compile_program(built / "text_race", "text_race.c")
+    built = build_programs(tmp_path / "built", text_race="text_race.c")
     args = ["/tmp/built/text_race", "/lib/x86_64-linux-gnu/libc.so.6", "/tmp/forged"]
     annotations = {"dev.pysandbox.dispatch": "exit"}
     for n in range(3):
@@ -62,9 +56,7 @@ def test_nobody_shows_others_what_is_not_the_file(tmp_path: Path, debian_rootfs:
 @pytest.mark.root
 def test_no_number_left(tmp_path: Path, debian_rootfs: Path) -> None:
     """With threads, a mapping takes a descriptor of the monitor's own, where there is one."""
-    built = tmp_path / "built"
-    built.mkdir()
-    compile_program(built / "map_full", "map_full.c")
+    built = build_programs(tmp_path / "built", map_full="map_full.c")
     args = ["/tmp/built/map_full", "/lib/x86_64-linux-gnu/libm.so.6"]
     compare(make_bundle(tmp_path / "bundle", debian_rootfs, args, built=built))
 

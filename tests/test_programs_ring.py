@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support_programs import compare, compile_program, make_bundle, pysandbox, run_bundle
+from support_programs import build_programs, compare, make_bundle, pysandbox, run_bundle
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root]
 
 
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
-    where = tmp_path / "built"
-    where.mkdir()
-    compile_program(where / "ring_own", "ring_own.c")
-    return where
+    return build_programs(tmp_path / "built", ring_own="ring_own.c")
 
 
 @pytest.mark.parametrize("dispatch", ["auto", "ring", "exit"])

@@ -275,11 +275,7 @@ long h_io_submit(struct thread *t, struct call *c)
 		r = copy_from_guest(&at, gptr_of(a[2] + (u64)done * 8), sizeof at);
 		if (!r)
 			r = submit(t, a[0], at);
-		marshal_of(t)->used = used; /* vectors of one request are not needed for the next */
-		while (marshal_of(t)->nbig > nbig) {
-			marshal_of(t)->nbig--;
-			host_free(marshal_of(t)->big[marshal_of(t)->nbig].p, marshal_of(t)->big[marshal_of(t)->nbig].len);
-		}
+		marshal_free(marshal_of(t), used, nbig); /* vectors of one request are not needed for the next */
 	}
 	return done ? done : r;
 }

@@ -34,14 +34,22 @@ void *marshal_alloc(struct thread *t, u64 len)
 	return p;
 }
 
+void marshal_free(struct marshal *m, u32 used, u32 nbig)
+{
+	m->used = used;
+	while (m->nbig > nbig) {
+		m->nbig--;
+		host_free(m->big[m->nbig].p, m->big[m->nbig].len);
+	}
+}
+
 static void marshal_end(struct thread *t)
 {
 	struct marshal *m = marshal_of(t);
 	for (u32 i = 0; i < m->nheld; i++)
 		fd_drop(t->proc, m->held[i]);
-	for (u32 i = 0; i < m->nbig; i++)
-		host_free(m->big[i].p, m->big[i].len);
-	m->nheld = m->nbig = 0;
+	marshal_free(m, m->used, 0);
+	m->nheld = 0;
 	m->live = false;
 }
 
@@ -236,23 +244,15 @@ long call_host(struct thread *t, struct call *c, long nr, u64 a, u64 b, u64 d, u
 	return c->may_block ? blocking_call(t, nr, a, b, d, e, f, g) : host_call(nr, a, b, d, e, f, g);
 }
 
-#define WNOHANG 1
-#define WNOTHREAD 0x20000000
 #define LOCK_NB 4
 #define IPC_NOWAIT 04000
-
-static bool nonblocking(u64 fd)
-{
-	long flags = host_call(__NR_fcntl, fd, F_GETFL);
-	return flags >= 0 && flags & O_NONBLOCK;
-}
 
 /* Whether a call that may sleep will not, by what it was asked. */
 static bool never_sleeps(u32 nr, const u64 *a)
 {
 	switch (nr) {
 	case __NR_wait4:
-		return (a[2] & (WNOHANG | WNOTHREAD)) == WNOHANG; /* the children are not the server's own */
+		return wait_only_looks(a[2]);
 	case __NR_flock:
 		return a[1] & LOCK_NB;
 	case __NR_msgsnd:
@@ -263,7 +263,7 @@ static bool never_sleeps(u32 nr, const u64 *a)
 	case __NR_accept4:
 	case __NR_connect:
 	case __NR_sendfile:
-		return nonblocking(a[0]);
+		return fd_nonblocking((int)a[0]);
 	}
 	return false;
 }

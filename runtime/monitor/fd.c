@@ -27,8 +27,6 @@ struct fdtab_tail {
 };
 #define TAB_BYTES (2ul * FD_MAX)
 _Static_assert(FD_COUNT + sizeof(struct fdtab_tail) <= TAB_BYTES, "descriptor table");
-#define MADV_WIPEONFORK 18
-#define CLONE_FILES 0x400u
 #define STRAYS 32u /* so far above the others may numbers be that were in use for a moment */
 #define PREFERRED_TOP 1024 /* monitor descriptors below it: a larger kernel table makes every fork slower */
 
@@ -102,15 +100,21 @@ bool fd_hold(struct proc *p, int fd)
 	return false;
 }
 
-/* Closes the placeholder that a signal handler was the last to hold; the lock is held. */
-static void sweep_stray(struct proc *p)
+/* Closes a placeholder that nobody holds any more; the lock is held. */
+static void bury(struct proc *p, int fd)
 {
-	int fd = (int)tail(p)->stray - 1;
-	tail(p)->stray = 0;
 	if (class_raw(p, fd) == ZOMBIE && !atomic_load(&tail(p)->use[fd])) {
 		host_call(__NR_close, fd);
 		mark(p, fd, FD_NONE);
 	}
+}
+
+/* The one that a signal handler was the last to hold; the lock is held. */
+static void sweep_stray(struct proc *p)
+{
+	int fd = (int)tail(p)->stray - 1;
+	tail(p)->stray = 0;
+	bury(p, fd);
 }
 
 void fd_drop(struct proc *p, int fd)
@@ -118,10 +122,7 @@ void fd_drop(struct proc *p, int fd)
 	if (atomic_fetch_sub(&tail(p)->use[fd], 1) != 1 || likely(class_raw(p, fd) != ZOMBIE))
 		return;
 	lock_acquire(fd_lock(p));
-	if (class_raw(p, fd) == ZOMBIE && !atomic_load(&tail(p)->use[fd])) {
-		host_call(__NR_close, fd);
-		mark(p, fd, FD_NONE);
-	}
+	bury(p, fd);
 	lock_release(fd_lock(p));
 }
 

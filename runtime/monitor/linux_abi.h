@@ -60,6 +60,13 @@
 #define PROC_SUPER_MAGIC 0x9fa0
 #define PROC_ROOT_INO 1
 
+#define MADV_RANDOM 1
+#define MADV_DONTNEED 4
+#define MADV_WIPEONFORK 18
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+
+#define CLONE_FILES 0x400u
 /* Kinds of namespaces that a program may make and enter, where it has CAP_SYS_ADMIN. */
 #define CLONE_NEW_EVERY 0x7e020080u /* namespaces of every kind */
 #define CLONE_NEWNS 0x20000u

@@ -5,6 +5,7 @@
  *  - a page-table page, once linked, keeps its place: KVM's shadow of it then never describes another range;
  *  - GPA = f(VA) through the chunk table, so a stale table could only name the same memory; text shown from the pool is the
  *    exception: its translations are dropped through the pool's own host mapping. */
+#include "linux_abi.h"
 #include "mm.h"
 #include "mm_tables.h"
 #include "kvm.h"
@@ -14,8 +15,6 @@
  * addresses that the loader relocates. */
 #define FILL_ANON (1ul << 20)
 #define FILL_FILE (4ul << 20)
-#define MADV_DONTNEED 4
-#define MADV_POPULATE_WRITE 23
 #define OWN_DATA (64ul << 10)
 
 /* The page of the text pool that va, which lies in g, is shown from; 0: none. */

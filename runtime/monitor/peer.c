@@ -13,7 +13,6 @@
 #include "syscalls/handlers.h"
 
 #define CLOCK_BOOTTIME 7
-#define MADV_RANDOM 1
 #define FALLOC_FL_KEEP_SIZE 1
 #define FUTEX_WAKE 1
 #define MS 1000000ul

@@ -3,10 +3,9 @@
  * A plan is found by the file's identity, which the guest cannot forge (ctime). What an image can do wrong is bounded: it is
  * guest text like any other, and a call it would hide still ends in the raw door. */
 #include <elf.h>
+#include "linux_abi.h"
 #include "proc.h"
 
-#define S_IFMT 0170000
-#define S_IFREG 0100000
 #define LOADER_CACHE "glibc-ld.so.cache1.1"
 
 static const struct psb_plan_index *plan_index;

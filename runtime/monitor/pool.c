@@ -11,8 +11,6 @@
 
 #define PIECE_MAX (4ul << 20)
 #define CLOCK_REALTIME_COARSE 5
-#define MADV_POPULATE_READ 22
-#define MADV_POPULATE_WRITE 23
 #define PRESENT_MAX (256ul << 10) /* of a piece that another process copied: made present in our page tables at once */
 _Static_assert(sizeof(struct psb_pool) + PSB_POOL_ENTRIES * sizeof(struct psb_pool_entry) <= PSB_POOL_HEAD * PAGE, "pool head");
 #define TMPFS_MAGIC 0x01021994

@@ -11,7 +11,6 @@
 
 #define CLONE_VM 0x100ul
 #define CLONE_FS 0x200ul
-#define CLONE_FILES 0x400ul
 #define CLONE_SIGHAND 0x800ul
 #define CLONE_PIDFD 0x1000ul
 #define CLONE_PTRACE 0x2000ul
@@ -27,7 +26,6 @@
 #define CLONE_IO 0x80000000ul
 #define CLONE_CLEAR_SIGHAND 0x100000000ul
 #define CLONE_INTO_CGROUP 0x200000000ul
-#define CLONE_NEW_ANY 0x7e020080ul /* namespaces: those of CLONE_NEW_ALLOWED, user, pid, time */
 #define CSIGNAL 0xfful
 
 long clone_thread(u64 flags, void *stack_top, int *ptid, int *ctid, void *tls, void (*fn)(void *), void *arg);
@@ -505,7 +503,7 @@ void proc_dispose(struct proc *cp)
 static long clone_any(struct thread *t, struct call *c, const struct clone_request *q)
 {
 	u64 f = q->flags;
-	if (f & CLONE_NEW_ANY & (f & CLONE_THREAD ? ~0ul : ~(u64)CLONE_NEW_ALLOWED))
+	if (f & CLONE_NEW_EVERY & (f & CLONE_THREAD ? ~0ul : ~(u64)CLONE_NEW_ALLOWED))
 		return refuse(t, -EPERM);
 	if ((f & CLONE_SIGHAND && !(f & CLONE_VM)) || (f & CLONE_THREAD && !(f & CLONE_SIGHAND)) || f & CLONE_PTRACE)
 		return -EINVAL;
@@ -563,7 +561,7 @@ long h_clone3(struct thread *t, struct call *c)
 		return -EINVAL;
 	if (a.set_tid_size || a.flags & CLONE_INTO_CGROUP)
 		return refuse(t, -EPERM);
-	if (a.flags & (CSIGNAL & ~CLONE_NEW_ANY) || a.exit_signal & ~CSIGNAL || a.exit_signal > NSIG || !a.stack != !a.stack_size || a.flags & CLONE_DETACHED)
+	if (a.flags & (CSIGNAL & ~CLONE_NEW_EVERY) || a.exit_signal & ~CSIGNAL || a.exit_signal > NSIG || !a.stack != !a.stack_size || a.flags & CLONE_DETACHED)
 		return -EINVAL;
 	if (a.flags & (CLONE_THREAD | CLONE_PARENT) && a.exit_signal)
 		return -EINVAL;

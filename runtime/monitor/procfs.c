@@ -23,12 +23,6 @@ void fd_link(char buf[32], int fd)
 	format(buf, 32, "self/fd/%d", fd);
 }
 
-static void close_fd(long fd)
-{
-	if (fd >= 0)
-		host_call(__NR_close, fd);
-}
-
 /* What a per-process name may do. Not listed: refused. */
 #define OWN 1    /* the process itself may open it */
 #define OTHERS 2 /* and other processes, as far as the kernel lets them */
@@ -240,12 +234,6 @@ long procfs_shows(struct thread *t, int fd)
 }
 
 /* --- walking ------------------------------------------------------------------------------------------------------ */
-
-static long open2(int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
-{
-	struct open_how_k how = {flags, mode, resolve};
-	return host_call(__NR_openat2, dirfd, path, &how, sizeof how);
-}
 
 /* May the magic link called `path` be followed? 1: yes, natively; 2: it is the program (p->exe_path); 3: ask the process that it is of
  * (*n); else -errno. */

@@ -66,4 +66,16 @@ long peer_open_link(struct thread *t, const struct peer_answer *a, u64 flags, bo
 /* May fd, fdinfo, fd/N, fdinfo/N of another process be shown? 0 or -errno. */
 long peer_shows(struct thread *t, const struct proc_name *n);
 
+static inline void close_fd(long fd)
+{
+	if (fd >= 0)
+		host_call(__NR_close, fd);
+}
+
+static inline long open2(int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
+{
+	struct open_how_k how = {flags, mode, resolve};
+	return host_call(__NR_openat2, dirfd, path, &how, sizeof how);
+}
+
 #endif

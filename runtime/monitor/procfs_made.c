@@ -6,12 +6,6 @@
 #include "signal.h"
 #include "syscalls/handlers.h"
 
-static void close_fd(long fd)
-{
-	if (fd >= 0)
-		host_call(__NR_close, fd);
-}
-
 long make_maps(struct thread *t, int fd, char *buf, u64 cap)
 {
 	(void)fd;

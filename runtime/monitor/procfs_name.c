@@ -4,18 +4,6 @@
 #include "procfs.h"
 #include "syscalls/handlers.h"
 
-static void close_fd(long fd)
-{
-	if (fd >= 0)
-		host_call(__NR_close, fd);
-}
-
-static long open2(int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
-{
-	struct open_how_k how = {flags, mode, resolve};
-	return host_call(__NR_openat2, dirfd, path, &how, sizeof how);
-}
-
 static long path_of(struct proc *p, int fd, char *buf, u64 cap)
 {
 	char link[32];

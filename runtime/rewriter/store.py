@@ -114,7 +114,11 @@ class Turn:
         self._fd = fd
 
     def __enter__(self) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def __exit__(self, *exc: object) -> None:
         os.close(self._fd)

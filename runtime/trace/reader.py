@@ -15,7 +15,7 @@ import sys
 from errno import ENXIO
 from struct import Struct
 
-from pysandbox.oci.errors import Error, host_reason
+from pysandbox.oci.errors import Error, host_reason, one_line
 from pysandbox.runtime import abi
 
 TYPE_CHECKING = False
@@ -529,7 +529,4 @@ class _Objects:
 
 def text_of(raw: bytes) -> str:
     """Bytes of a program's choosing, as text that does not break a line: no control characters, UTF-8 kept."""
-    text = raw.decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return one_line(raw.decode("utf-8", "backslashreplace"))

@@ -32,6 +32,8 @@ static inline struct marshal *marshal_of(struct thread *t)
 
 /* Memory for the rest of the call; NULL when there is none. */
 void *marshal_alloc(struct thread *t, u64 len);
+/* Gives back what was allocated since `used` and `nbig` were these. */
+void marshal_free(struct marshal *m, u32 used, u32 nbig);
 /* Copies an iovec array and checks every element: the copy, or NULL with *err set (EINVAL, EFAULT, ENOMEM). */
 struct iovec_k *marshal_iovec(struct thread *t, u64 va, u64 count, long *err);
 
@@ -100,6 +102,10 @@ long path_open_how(struct thread *t, int dirfd, const char *path, u64 flags, u64
 long path_readlink(struct thread *t, int dirfd, const char *path, char *buf, u64 cap);
 /* "self/fd/N", to be used relative to p->proc_fd. */
 bool capable(u32 capability); /* of the thread: effective */
+bool fd_nonblocking(int fd); /* O_NONBLOCK is set; io.c */
+u64 iovec_total(const struct iovec_k *v, u64 n); /* bytes; io.c */
+/* wait4 and waitid with these options neither wait nor want the caller's own children: the ring server may ask. wait.c */
+bool wait_only_looks(u64 options);
 void fd_link(char buf[32], int fd);
 
 /* --- the core: provided by proc.c; a direct call as long as it is not ---------------------------------- */

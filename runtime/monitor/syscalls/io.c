@@ -21,7 +21,7 @@ static bool tryable(struct thread *t, int fd)
 	return k == FD_PIPE || k == FD_SOCKET || k == FD_EVENT;
 }
 
-static bool nonblocking(int fd)
+bool fd_nonblocking(int fd)
 {
 	long fl = host_call(__NR_fcntl, fd, F_GETFL);
 	return fl >= 0 && (u64)fl & O_NONBLOCK;
@@ -31,7 +31,7 @@ static bool nonblocking(int fd)
 static long after_try(int fd, long r)
 {
 	if (r == -EAGAIN)
-		return nonblocking(fd) ? -EAGAIN : CALL_TO_TRAP;
+		return fd_nonblocking(fd) ? -EAGAIN : CALL_TO_TRAP;
 	if (r == -EPIPE || r == -EOPNOTSUPP || r == -EINTR || r <= -ERESTARTSYS)
 		return CALL_TO_TRAP;
 	return r;
@@ -44,7 +44,7 @@ static long try_vector(struct thread *t, int fd, const void *iov, u64 n, bool ou
 	return after_try(fd, host_call(out ? __NR_pwritev2 : __NR_preadv2, fd, iov, n, -1l, 0, RWF_NOWAIT));
 }
 
-static u64 total(const struct iovec_k *v, u64 n)
+u64 iovec_total(const struct iovec_k *v, u64 n)
 {
 	u64 sum = 0;
 	for (u64 i = 0; i < n; i++)
@@ -122,7 +122,7 @@ static long vectored(struct thread *t, struct call *c, bool out)
 		return after_try(fd, host_call(c->nr, fd, a[1], a[2]));
 	if (c->may_block)
 		return blocking_call(t, c->nr, a[0], a[1], a[2], 0, 0, 0);
-	if (out && total((const struct iovec_k *)a[1], a[2]) > PIPE_BUF)
+	if (out && iovec_total((const struct iovec_k *)a[1], a[2]) > PIPE_BUF)
 		return CALL_TO_TRAP;
 	return try_vector(t, fd, (const void *)a[1], a[2], out);
 }

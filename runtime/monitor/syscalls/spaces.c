@@ -8,7 +8,6 @@
 #include "handlers.h"
 
 #define CLONE_FS 0x200u
-#define CLONE_FILES 0x400u
 #define CLONE_SYSVSEM 0x40000u
 #define CLONE_THREAD 0x10000u
 #define CLONE_SIGHAND 0x800u

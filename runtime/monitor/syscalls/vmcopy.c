@@ -42,14 +42,6 @@ static long copy(struct side from, struct side to)
 	return (long)sum;
 }
 
-static u64 total(const struct iovec_k *v, u64 n)
-{
-	u64 sum = 0;
-	for (u64 i = 0; i < n; i++)
-		sum += v[i].len;
-	return sum;
-}
-
 long h_process_vm(struct thread *t, struct call *c)
 {
 	const u64 *a = c->arg;
@@ -58,10 +50,10 @@ long h_process_vm(struct thread *t, struct call *c)
 	if (a[5])
 		return -EINVAL;
 	const struct iovec_k *here = marshal_iovec(t, a[1], a[2], &err);
-	if (err || !total(here, (u32)a[2]))
+	if (err || !iovec_total(here, (u32)a[2]))
 		return err;
 	const struct iovec_k *there = marshal_iovec(t, a[3], a[4], &err);
-	if (err || !total(there, (u32)a[4]))
+	if (err || !iovec_total(there, (u32)a[4]))
 		return err;
 	if (pid != t->proc->pid && (pid <= 0 || !proc_has_thread(t->proc, pid)))
 		return pid <= 0 || host_call(__NR_kill, pid, 0) == -ESRCH ? -ESRCH : refuse(t, -EPERM);

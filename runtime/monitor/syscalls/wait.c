@@ -364,10 +364,15 @@ long h_clock(struct thread *t, struct call *c)
 #define P_PIDFD 3
 #define WNOHANG 1
 #define WNOTHREAD 0x20000000
+bool wait_only_looks(u64 options)
+{
+	return (options & (WNOHANG | WNOTHREAD)) == WNOHANG; /* the children are not the server's own */
+}
+
 long h_waitid(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
-	if (!c->may_block && (a[3] & (WNOHANG | WNOTHREAD)) != WNOHANG)
+	if (!c->may_block && !wait_only_looks(a[3]))
 		return CALL_TO_TRAP;
 	if (a[0] == P_PIDFD && !marshal_hold(t, (int)a[1]))
 		return -EBADF;
