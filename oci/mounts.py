@@ -180,8 +180,29 @@ def is_bind(mount: Mount, options: Options) -> bool:
     return (bool(options.flags & native.MS_BIND) or mount.type == "bind") and not options.flags & native.MS_REMOUNT
 
 
-def count_binds(spec: Spec) -> int:
-    return sum(is_bind(mount, parse_options(mount.options)) for mount in spec.mounts)
+def binds(spec: Spec) -> list[int]:
+    """The numbers of those that are new bind mounts."""
+    return [number for number, mount in enumerate(spec.mounts) if is_bind(mount, parse_options(mount.options))]
+
+
+def within(spec: Spec, top: str) -> Spec:
+    """`spec` with destinations inside the root. Like runc's: one that begins with the root's path on the host, `top`, means the
+    place that it names there."""
+    prefix = top + "/"
+    if not any(mount.destination.startswith(prefix) for mount in spec.mounts):
+        return spec
+    found = [m.replace(destination=m.destination[len(top) :]) if m.destination.startswith(prefix) else m for m in spec.mounts]
+    return spec.replace(mounts=tuple(found))
+
+
+def from_inside(spec: Spec, bundle: str, top: str) -> list[int]:
+    """The bind mounts whose source is in the root itself, at the real path `top`: what an earlier entry mounted is seen there."""
+    found = []
+    for number in binds(spec):
+        source = os.path.realpath(os.path.join(bundle, spec.mounts[number].source))
+        if source == top or source.startswith(top + "/"):
+            found.append(number)
+    return found
 
 
 def mount_all(
@@ -191,19 +212,18 @@ def mount_all(
     cgroup: Cgroup | None,
     joined: Callable[[], None],
     idmaps: dict[int, int],
-    sources: list[int] | None = None,
+    sources: Callable[[int], int] | None = None,
     *,
     host: bool = False,
 ) -> Places:
     """Makes all mounts of config.json in order. `bundle`: what relative bind sources are relative to. `joined` is
     called before a mount that depends on the caller's cgroup: it returns when the caller is in it. `idmaps`: see
-    `Namespaces`. `sources`: what `open_source` made for each bind mount, where the caller cannot open them itself. `host`: in
-    the host's mount namespace, whose mounts are not slaves of anything: copies of them must become so here.
+    `Namespaces`. `sources`: gives what `open_source` makes for the bind mount of this number, where the caller cannot do it
+    itself. `host`: in the host's mount namespace, whose mounts are not slaves of anything: copies of them must become so here.
 
     Raises `ResourceError` naming the destination.
     """
     places = Places(root)
-    opened = iter(sources) if sources is not None else None
     label = spec.linux.mount_label
     for number, mount in enumerate(spec.mounts):
         options = parse_options(mount.options)
@@ -213,7 +233,7 @@ def mount_all(
             options = options.replace(data=(*options.data, f"context={label}"))
         try:
             if is_bind(mount, options):
-                tree = next(opened) if opened is not None else open_source(mount, options, bundle, idmaps.get(number))
+                tree = sources(number) if sources else open_source(mount, options, bundle, idmaps.get(number))
                 if host:
                     native.mount_setattr(tree, native.AT_RECURSIVE, propagation=native.MS_SLAVE)
                 top = _bind(root, mount, options, tree)
@@ -365,17 +385,15 @@ def _kernel_view(root: int, mount: Mount, options: Options) -> int:
 def _tmpfs(root: int, mount: Mount, options: Options) -> int:
     # As runc: a directory that exists keeps its permissions, unless config.json says otherwise; one made for the mount
     # says nothing, and there is nothing to copy from it.
-    kept_mode = lower = -1
+    lower, data = -1, options.data
     try:
         target = rootfs.open_in(root, mount.destination, os.O_PATH | os.O_DIRECTORY)
         lower = os.dup(target) if options.copy_up else -1
-        if not any(option.startswith("mode=") for option in options.data):
-            kept_mode = stat.S_IMODE(os.fstat(target).st_mode)
+        if not any(option.startswith("mode=") for option in data):
+            data = (*data, f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
     except FileNotFoundError:
         target = rootfs.ensure_dir(root, mount.destination)
-    top = _attach(target, mount, options.replace(flags=options.flags & ~native.MS_RDONLY), "tmpfs", options.data)
-    if kept_mode >= 0:
-        os.chmod(rootfs.fd_path(top), kept_mode)
+    top = _attach(target, mount, options.replace(flags=options.flags & ~native.MS_RDONLY), "tmpfs", data)
     if lower >= 0:
         from pysandbox.oci.copytree import copy_tree
 

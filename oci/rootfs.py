@@ -254,16 +254,19 @@ def _make_readonly(fd: int) -> None:
 
 
 def mask_paths(places: Places, spec: Spec) -> None:
-    """maskedPaths: a file is covered by the container's null device, a directory by an empty read-only tmpfs."""
-    null = -1
+    """maskedPaths: a file is covered by the container's null device, a directory by an empty read-only tmpfs, one for all."""
+    null = empty = -1
     try:
         for path in spec.linux.masked_paths:
             try:
                 target = places.open(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # nothing there to hide: the specification's intent is met
-            if stat.S_ISDIR(os.fstat(target).st_mode):
+            if stat.S_ISDIR(os.fstat(target).st_mode) and empty < 0:
                 cover = native.detached_mount("tmpfs", (("source", "tmpfs"), ("ro", None)), native.MOUNT_ATTR_RDONLY)
+                empty = os.dup(cover)
+            elif stat.S_ISDIR(os.fstat(target).st_mode):
+                cover = native.open_tree(empty, "", native.OPEN_TREE_CLONE | native.AT_EMPTY_PATH)
             else:
                 if null < 0:
                     null = open_null(places)
@@ -274,8 +277,9 @@ def mask_paths(places: Places, spec: Spec) -> None:
     except OSError as error:
         raise from_os_error(f"mask {path}", error) from None
     finally:
-        if null >= 0:
-            os.close(null)
+        for fd in (null, empty):
+            if fd >= 0:
+                os.close(fd)
 
 
 def open_null(places: Places) -> int:

@@ -258,7 +258,7 @@ def _handlers(plan: LaunchPlan, pid: int, channel: Channel) -> dict[str, Callabl
     if plan.namespaces.foreign_files:
         from pysandbox.runtime.launch_userns import serve_sources
 
-        handlers[launch_channel.MOUNTS] = lambda _text, _fds: serve_sources(plan, pid, channel)
+        handlers[launch_channel.MOUNTS] = lambda text, _fds: serve_sources(plan, pid, channel, text)
     net_devices = plan.spec.linux.net_devices
     if net_devices:
         from pysandbox.runtime import launch_netdevs

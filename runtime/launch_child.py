@@ -19,6 +19,7 @@ from pysandbox.runtime.launch_plan import LATE_ROLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from pysandbox.oci.places import Places
@@ -198,11 +199,21 @@ class Inbox:
         index, store = self._wait(launch_channel.PLANS) or (None, None)
         return index, store
 
-    def sources(self, count: int) -> tuple[int, list[int]]:
-        """The root and `count` sources of bind mounts, opened by someone with the host's rights."""
+    def sources(self, plan: LaunchPlan) -> tuple[int, Callable[[int], int]]:
+        """The root, and what gives the source of the bind mount with a number; opened by someone with the host's rights."""
+        numbers = [number for number in mounts.binds(plan.spec) if number not in plan.late_sources]
         self._channel.send(launch_channel.MOUNTS)
-        root, *trees = self._wait(launch_channel.SOURCES, count + 1)
-        return root, trees
+        root, *trees = self._wait(launch_channel.SOURCES, len(numbers) + 1)
+        opened = dict(zip(numbers, trees, strict=True))
+
+        def source(number: int) -> int:
+            if number in opened:
+                return opened[number]
+            count = len(self._fds[launch_channel.SOURCES])
+            self._channel.send(launch_channel.MOUNTS, str(number))
+            return self._wait(launch_channel.SOURCES, count + 1)[count]
+
+        return root, source
 
 
 def build_root(plan: LaunchPlan, inbox: Inbox) -> Places:
@@ -213,9 +224,9 @@ def build_root(plan: LaunchPlan, inbox: Inbox) -> Places:
 
         launch_overlay.mount_overlay(plan.options.overlay)
         place = launch_overlay.root_of(plan.options.overlay)
-    sources: list[int] | None = None
+    sources: Callable[[int], int] | None = None
     if plan.namespaces.foreign_files:
-        root, sources = inbox.sources(mounts.count_binds(spec))
+        root, sources = inbox.sources(plan)
     elif plan.shared_root:
         root = rootfs.prepare_shared_root(place, plan.shared_root)
     else:

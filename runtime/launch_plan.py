@@ -62,7 +62,8 @@ class Options(Struct):
 
 
 class LaunchPlan(Struct):
-    """All that the container process needs, inherited across the fork. Integers are descriptors of the launcher."""
+    """All that the container process needs, inherited across the fork. Integers are descriptors of the launcher.
+    `late_sources`: numbers of the bind mounts whose source shows earlier mounts, where someone else opens sources."""
 
     options: Options
     spec: Spec
@@ -76,6 +77,7 @@ class LaunchPlan(Struct):
     pin: int
     kvm: int
     host_self: int
+    late_sources: tuple[int, ...] = ()
     agent: Agent | None = None
 
     @property
@@ -121,9 +123,9 @@ LATE_ROLES = (abi.FD_MONITOR, abi.FD_CTL, abi.FD_POOL, abi.FD_POLICY, abi.FD_TRA
 
 def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | None = None) -> LaunchPlan:
     """Raises the error of whatever is missing or not supported."""
-    spec = bundle.spec
-    check(spec, options)
     rootfs = bundle.rootfs
+    spec = mounts.within(bundle.spec, rootfs)
+    check(spec, options)
     try:
         fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.close(fd)
@@ -133,12 +135,13 @@ def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | Non
     namespaces.check_sysctls(spaces, spec)
     namespaces.check_mounts(spaces, spec)
     annotations = spec.annotations
+    rootfs = os.path.realpath(rootfs)
     trace_mode = _choice(annotations, "dev.pysandbox.trace", _TRACE, "ring")
     return LaunchPlan(
         options=options,
         spec=spec,
         bundle=bundle.dir,
-        rootfs=os.path.realpath(rootfs),
+        rootfs=rootfs,
         dispatch=_choice(annotations, "dev.pysandbox.dispatch", _DISPATCH, "auto"),
         pin=_choice(annotations, "dev.pysandbox.pin", _PIN, "log"),
         trace_mode=trace_mode,
@@ -147,6 +150,7 @@ def make_plan(bundle: Bundle, options: Options, warn: Mapping[str, object] | Non
         cgroup=cgroups.plan(spec, options.id, options.cgroup_manager),
         kvm=open_kvm(),
         host_self=os.open("/proc/thread-self", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC),
+        late_sources=tuple(mounts.from_inside(spec, bundle.dir, rootfs)) if spaces.foreign_files else (),
         agent=_agent(spec),
     )
 

@@ -43,9 +43,10 @@ def fork_process(plan: LaunchPlan, channel: Channel, become: Callable[[], NoRetu
     return pid
 
 
-def serve_sources(plan: LaunchPlan, pid: int, channel: Channel) -> None:
+def serve_sources(plan: LaunchPlan, pid: int, channel: Channel, wanted: str) -> None:
     """Sends the container's process `pid` its root (O_PATH, a mount in its namespace) and then, in the order of
-    config.json, a detached mount for each bind mount. Errors go to it, too: it fails by them.
+    config.json, a detached mount for each bind mount; `wanted`: that for the bind mount of this number only, which shows what was
+    mounted before. Errors go to it, too: it fails by them.
     """
     helper = os.fork()
     if helper:
@@ -54,7 +55,7 @@ def serve_sources(plan: LaunchPlan, pid: int, channel: Channel) -> None:
     try:
         native.prctl(native.PR_SET_PDEATHSIG, _SIGKILL)
         try:
-            fds = _open_sources(plan, pid)
+            fds = _open_sources(plan, pid, wanted)
         except Error as error:
             channel.send_error(error)
         except OSError as error:
@@ -66,13 +67,14 @@ def serve_sources(plan: LaunchPlan, pid: int, channel: Channel) -> None:
         os._exit(0)
 
 
-def _open_sources(plan: LaunchPlan, pid: int) -> list[int]:
+def _open_sources(plan: LaunchPlan, pid: int, wanted: str) -> list[int]:
     fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     native.setns(fd, native.CLONE_NEWNS)
     os.close(fd)
-    fds = [rootfs.prepare_root(plan.spec, plan.rootfs)]
-    for number, mount in enumerate(plan.spec.mounts):
+    numbers = [int(wanted)] if wanted else [n for n in mounts.binds(plan.spec) if n not in plan.late_sources]
+    fds = [] if wanted else [rootfs.prepare_root(plan.spec, plan.rootfs)]
+    for number in numbers:
+        mount = plan.spec.mounts[number]
         options = mounts.parse_options(mount.options)
-        if mounts.is_bind(mount, options):
-            fds.append(mounts.open_source(mount, options, plan.bundle, plan.namespaces.idmaps.get(number)))
+        fds.append(mounts.open_source(mount, options, plan.bundle, plan.namespaces.idmaps.get(number)))
     return fds

@@ -174,6 +174,27 @@ def test_sources_and_root_out_of_the_mapped_roots_reach(lab: Lab) -> None:
     assert "Read-only file system" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["rbind", "idmap"])
+def test_source_that_shows_earlier_mounts(lab: Lab, option: str) -> None:
+    """One below the container's own root: opened when its turn comes, by someone with the caller's rights all the same."""
+    place = lab.top / "closed"
+    (place / "inner").mkdir(parents=True)
+    (place / "inner/file").write_text("seen\n")
+
+    def change(config: Config) -> None:
+        root = config["root"]["path"]
+        config["mounts"] += [
+            {"destination": "/mnt", "type": "bind", "source": str(place), "options": ["bind"]},
+            {"destination": "/opt/again", "type": "bind", "source": f"{root}/mnt/inner", "options": ["bind", option]},
+            {"destination": "/opt/file", "type": "bind", "source": f"{place}/inner/file", "options": ["bind"]},
+        ]
+
+    bundle = lab.prepare("cat /opt/again/file /opt/file; stat -c %u /opt/again", change)
+    place.chmod(0o700)
+    result = config_lab.run(lab.pysandbox, bundle)
+    assert result.stdout == f"seen\nseen\n{0 if option == 'idmap' else 65534}\n", result.stderr
+
+
 def test_missing_source(lab: Lab) -> None:
     mount = {"destination": "/mnt", "type": "bind", "source": "/nope", "options": ["bind"]}
     result = lab.run("true", lambda c: c["mounts"].append(mount))
