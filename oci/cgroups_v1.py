@@ -92,10 +92,7 @@ def _swap_limit(directory: str | None, value: int, setter: Setter) -> None:
 
 
 def _cpu(directory: str | None, cpu: CPU, setter: Setter) -> None:
-    if cpu.realtime_period:
-        setter.set(directory, "cpu.rt_period_us", cpu.realtime_period)
-    if cpu.realtime_runtime:
-        setter.set(directory, "cpu.rt_runtime_us", cpu.realtime_runtime)
+    _share(directory, ("cpu.rt_period_us", cpu.realtime_period), ("cpu.rt_runtime_us", cpu.realtime_runtime), setter)
     if cpu.shares:
         setter.set(directory, "cpu.shares", cpu.shares)
         if directory is not None and not 2 <= cpu.shares <= 262144:
@@ -104,23 +101,28 @@ def _cpu(directory: str | None, cpu: CPU, setter: Setter) -> None:
             if kept != cpu.shares:
                 word = "maximum" if cpu.shares > kept else "minimum"
                 raise ResourceError(f"the {word} allowed cpu-shares is {kept}", errno=errno.EINVAL)
-    late_period = False
-    if cpu.period:
-        try:
-            setter.set(directory, "cpu.cfs_period_us", cpu.period)
-        except ResourceError as error:
-            # Against the old quota the new period may exceed what the parent allows: again when the quota is new, too.
-            if error.errno != errno.EINVAL or not cpu.quota:
-                raise
-            late_period = True
-    if cpu.quota:
-        setter.set(directory, "cpu.cfs_quota_us", cpu.quota)
-        if late_period:
-            setter.set(directory, "cpu.cfs_period_us", cpu.period)
+    _share(directory, ("cpu.cfs_period_us", cpu.period), ("cpu.cfs_quota_us", cpu.quota), setter)
     if cpu.burst is not None:
         setter.set(directory, "cpu.cfs_burst_us", cpu.burst)
     if cpu.idle is not None:
         setter.set(directory, "cpu.idle", cpu.idle)
+
+
+def _share(directory: str | None, period: tuple[str, int | None], time: tuple[str, int | None], setter: Setter) -> None:
+    """Time in each period, (file, value) both. Against the old time the new period may exceed what the parent or it itself
+    allows: again when the time is new, too."""
+    late = False
+    if period[1]:
+        try:
+            setter.set(directory, *period)
+        except ResourceError as error:
+            if error.errno != errno.EINVAL or not time[1]:
+                raise
+            late = True
+    if time[1]:
+        setter.set(directory, *time)
+        if late:
+            setter.set(directory, *period)
 
 
 def _block_io(directory: str | None, block: BlockIO, setter: Setter) -> None:

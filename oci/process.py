@@ -286,6 +286,11 @@ def set_affinity(cpus: str) -> None:
             raise from_os_error(f"set CPU affinity {cpus}", error, LaunchError) from None
 
 
+def _bound() -> bool:
+    """Some CPUs are not this process': the kernel has no deadlines then (sched_setattr(2), EPERM)."""
+    return len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
+
+
 def set_scheduling(process: Process) -> None:
     """process.scheduler and process.ioPriority."""
     if process.scheduler is not None:
@@ -308,6 +313,8 @@ def set_scheduling(process: Process) -> None:
                 wanted.period,
             )
         except OSError as error:
+            if isinstance(error, PermissionError) and wanted.policy == "SCHED_DEADLINE" and _bound():
+                raise LaunchError("process scheduler can't be used together with AllowedCPUs", errno=error.errno) from None
             raise from_os_error("set scheduler", error, LaunchError) from None
     if process.io_priority is not None:
         kind = _IOPRIO.get(process.io_priority.cls)

@@ -33,7 +33,15 @@ def signal_number(text: str) -> int:
 
 
 def kill(state: State, signo: int) -> None:
-    """To the first process. `StatusError` ("container not running") when it has ended."""
+    """To the first process; SIGKILL to all, where the end of the first one is not that of the others, because their pid namespace
+    is somebody else's. `StatusError` ("container not running") when it has ended."""
+    if signo == _SIGKILL and inner_pid(state.pid) != 1 and cgroups.processes(groups_of(state)):
+        kill_all(state, signo)
+    else:
+        _kill_first(state, signo)
+
+
+def _kill_first(state: State, signo: int) -> None:
     pid = state.pid
     try:
         if not pid:
@@ -59,7 +67,7 @@ def kill_all(state: State, signo: int) -> None:
     groups = groups_of(state)
     if not any(map(os.path.isdir, groups)):
         if state.pid:
-            kill(state, signo)
+            _kill_first(state, signo)
             return
         raise StatusError("container not running", errno=errno.ESRCH)
     # Until a look finds nobody new: a process may fork between the look and its signal.
@@ -78,6 +86,15 @@ def kill_all(state: State, signo: int) -> None:
             break  # told once is enough, and twice may mean something else
     if signo == _SIGKILL:
         _thaw_all(state)
+
+
+def inner_pid(pid: int) -> int:
+    """The number of a process in its own pid namespace (proc(5), NSpid); 0 when it has ended."""
+    try:
+        with open(f"/proc/{pid}/status") as lines:
+            return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), 0)
+    except OSError:
+        return 0
 
 
 def groups_of(state: State) -> list[str]:

@@ -55,26 +55,18 @@ def _run_inside(store: Store, container: Container, raw: Mapping[str, Any], warn
     from pysandbox.oci import decode
     from pysandbox.runtime import enter
     from pysandbox.runtime.hooks import run_all
+    from pysandbox.runtime.kill import inner_pid
 
     state = container.state
     shown = state.oci()
     # The container's own view: what numbers the host has is not its business.
-    shown["pid"] = _inner_pid(state.pid)
+    shown["pid"] = inner_pid(state.pid)
     run_all(
         "startContainer",
         decode.hooks(raw).start_container,
         shown,
         lambda hook, streams: enter.start_hook(store, state, hook, streams, warn),
     )
-
-
-def _inner_pid(pid: int) -> int:
-    """The number of a process in its own pid namespace (proc(5), NSpid); 0 when it has ended."""
-    try:
-        with open(f"/proc/{pid}/status") as lines:
-            return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), 0)
-    except OSError:
-        return 0
 
 
 def _run_poststart(container: Container, raw: Mapping[str, Any], warn: Callable[[str], None]) -> None:

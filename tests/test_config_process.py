@@ -136,6 +136,20 @@ def test_real_time_scheduler(lab: Lab) -> None:
         lab.delete()
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="takes two CPUs")
+def test_deadlines_on_some_cpus(lab: Lab) -> None:
+    """The kernel refuses them, and its EPERM says little."""
+    deadline = {"policy": "SCHED_DEADLINE", "runtime": 42000, "deadline": 1000000, "period": 1000000}
+    change = process(scheduler=deadline)
+
+    def one_cpu(config: Config) -> None:
+        change(config)
+        config["linux"]["resources"]["cpu"] = {"cpus": "0"}
+
+    expected = "pysandbox: process scheduler can't be used together with AllowedCPUs\n"
+    assert lab.error(one_cpu, runc_refuses=False) == expected
+
+
 def test_scheduler_that_cannot_be(lab: Lab) -> None:
     change = process(scheduler={"policy": "SCHED_FIFO", "priority": 100})
     assert lab.error(change, runc_refuses=False) == "pysandbox: set scheduler: invalid argument\n"

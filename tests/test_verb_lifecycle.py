@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from verb_lab import Change, Config, Runtime, missing, reap, wait_for
+from verb_lab import Change, Config, Runtime, missing, reap, reap_orphans, wait_for
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
@@ -103,6 +103,32 @@ def test_verbs_by_status(pair: list[Runtime], state: str) -> None:
             # Engines look for these words only.
             words = ("container not running", "does not exist", "cannot delete container", "already running", "has stopped")
             assert [w in str(ours) for w in words] == [w in str(runcs) for w in words], (ours, runcs)
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["running", "first process gone"])
+def test_sigkill_without_a_pid_namespace(pair: list[Runtime], ended: bool) -> None:
+    """It ends all processes of the container, not the first one alone; as since runc 1.2."""
+    runtime = pair[0]
+
+    def of_the_host(config: Config) -> None:
+        config["linux"]["namespaces"] = [space for space in config["linux"]["namespaces"] if space["type"] != "pid"]
+
+    runtime.configure("sleep 1000 & sleep 1000 & echo started; wait", of_the_host)
+    assert runtime.create() == 0, runtime.last_error()
+    assert runtime.call("start", runtime.id).returncode == 0
+    wait_for(lambda: runtime.out, "the start of the program")
+    group = Path(f"/sys/fs/cgroup/pids/{runtime.id}")
+    if not group.exists():
+        group = Path(f"/sys/fs/cgroup/{runtime.id}")
+    pids = [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
+    assert len(pids) == 3
+    if ended:
+        os.kill(runtime.pid, signal.SIGKILL)
+        assert reap(runtime.pid) == -signal.SIGKILL
+    assert runtime.call("kill", runtime.id, "KILL").returncode == 0, runtime.last_error()
+    wait_for(lambda: not (reap_orphans() or (group / "cgroup.procs").read_text()), "the end of all processes")
+    assert runtime.call("kill", runtime.id, "KILL").returncode == 1
+    assert "container not running" in runtime.last_error()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,19 @@ def test_a_limit_below_the_usage_is_refused_when_asked(group: Path) -> None:
     with pytest.raises(Error, match="rejecting memory limit 40000000 as it's lower than current usage 50000000"):
         cgroups_update.update(Cgroup(paths={"": str(group)}), Resources(memory=limits))
     assert written(group, "memory.max", str(128 * MIB))
+
+
+REAL_TIME = Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not REAL_TIME.exists(), reason="no real-time time of version 1 groups")
+def test_a_period_below_the_old_real_time(request: pytest.FixtureRequest) -> None:
+    """What the kernel refuses before the new time is there, it takes after it."""
+    group = REAL_TIME.with_name(f"update-{os.getpid()}")
+    group.mkdir()
+    request.addfinalizer(group.rmdir)
+    for period, time in ((900000, 600000), (10000, 3000), (100000, 20000)):
+        limits = Resources(cpu=CPU(realtime_period=period, realtime_runtime=time))
+        cgroups_update.update(Cgroup(paths={"cpu": str(group)}), limits)
+        assert [int((group / f"cpu.rt_{name}_us").read_text()) for name in ("period", "runtime")] == [period, time]
