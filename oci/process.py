@@ -50,7 +50,7 @@ RLIMITS = {
     )
 }
 _INFINITY = 2**64 - 1
-_MONITOR_NOFILE = 1024  # as NOFILE_FLOOR in runtime/monitor/limits.c
+_MONITOR_NOFILE_ROOM = 1024  # as in runtime/monitor/monitor.h
 _SCHED = {
     "SCHED_OTHER": 0,
     "SCHED_FIFO": 1,
@@ -185,6 +185,8 @@ def raise_hard_limits(rlimits: tuple[Rlimit, ...]) -> None:
         number = RLIMITS[limit.type]
         soft, hard = resource.getrlimit(number)
         wanted = resource.RLIM_INFINITY if limit.hard == _INFINITY else limit.hard
+        if number == resource.RLIMIT_NOFILE and wanted != resource.RLIM_INFINITY:
+            wanted = _with_room(wanted)
         if hard != resource.RLIM_INFINITY and (wanted == resource.RLIM_INFINITY or wanted > hard):
             try:
                 resource.setrlimit(number, (soft, wanted))
@@ -200,16 +202,19 @@ def set_rlimits(rlimits: tuple[Rlimit, ...]) -> None:
         if number is None:
             raise ConfigError(f"unknown rlimit type {limit.type!r}", pointer="/process/rlimits")
         values = tuple(resource.RLIM_INFINITY if v == _INFINITY else v for v in (limit.soft, limit.hard))
-        if number == resource.RLIMIT_NOFILE:
-            values = _room_for_monitor(values[0], values[1])
         try:
-            resource.setrlimit(number, (values[0], values[1]))
+            if number == resource.RLIMIT_NOFILE:
+                _limit_descriptors(values[0], values[1])
+            else:
+                resource.setrlimit(number, (values[0], values[1]))
         except ValueError as error:
             # The module's words for EPERM ("not allowed to raise maximum limit") and EINVAL.
             reason = "operation not permitted" if "raise" in str(error) else "invalid argument"
             raise LaunchError(f"error setting rlimit {limit.type}: {reason}", errno=errno.EPERM) from None
         except OSError as error:
             raise from_os_error(f"error setting rlimit {limit.type}", error, LaunchError) from None
+    if all(limit.type != "RLIMIT_NOFILE" for limit in rlimits):
+        _limit_descriptors(*resource.getrlimit(resource.RLIMIT_NOFILE))
 
 
 def stack_limit(rlimits: tuple[Rlimit, ...]) -> int:
@@ -240,16 +245,26 @@ def own_descriptor_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def _room_for_monitor(soft: int, hard: int) -> tuple[int, int]:
-    """The monitor keeps the program's RLIMIT_NOFILE; the kernel's has to leave the monitor room above it. Never above
-    the hard limit there is, unless more was asked for."""
+def _with_room(limit: int) -> int:
+    """As with_room() in runtime/monitor/limits.c."""
+    return max(limit, _MONITOR_NOFILE_ROOM) + _MONITOR_NOFILE_ROOM
+
+
+def _limit_descriptors(soft: int, hard: int) -> None:
+    """The monitor keeps the program's RLIMIT_NOFILE; the kernel's leaves it room above that, where the present hard limit, or
+    the right to raise it, allows."""
     import resource
 
-    if resource.RLIM_INFINITY in (soft, hard):
-        return soft, hard  # the kernel refuses it
-    present = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    hard = max(hard, min(_MONITOR_NOFILE, present))
-    return max(soft, min(_MONITOR_NOFILE, hard)), hard
+    number = resource.RLIMIT_NOFILE
+    if resource.RLIM_INFINITY not in (soft, hard):
+        present = resource.getrlimit(number)[1]
+        for ceiling in (_with_room(hard), max(hard, min(_with_room(hard), present))):
+            try:
+                resource.setrlimit(number, (min(_with_room(soft), ceiling), ceiling))
+            except (OSError, ValueError):
+                continue  # no right, or above what the kernel takes: what was asked for is tried below
+            return
+    resource.setrlimit(number, (soft, hard))
 
 
 def set_oom_score(score: int | None) -> str | None:

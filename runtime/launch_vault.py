@@ -13,7 +13,7 @@ from pysandbox.runtime import abi
 
 _MFD_EXEC = 0x10
 _SEAL_ALL = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
-_MONITOR_FD = 1000
+_MONITOR_FD = 1064
 _PAGE = 4096
 _POOL_SIZE = 16 << 20
 

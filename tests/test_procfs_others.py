@@ -49,7 +49,7 @@ for name, same in (("exe", "/proc/self/exe"), ("cwd", "/usr/share"), ("root", "/
     show("same", lambda: os.path.samestat(os.stat(f"{at}/{name}"), os.stat(same)))
 numbers = sorted(map(int, os.listdir(f"{at}/fd")))
 print(numbers)
-for k in [*numbers, 99, 700, 959, 960, 961, 962, 963, 1000, 1001, 1002, 1003, 5000, 300000]:
+for k in [*numbers, 99, 700, 1023, 1024, 1025, 1026, 1027, 1064, 1065, 1066, 1067, 5000, 300000]:
     show(f"fd {k}", lambda: os.readlink(f"{at}/fd/{k}"))
     show("stat", lambda: (oct(os.stat(f"{at}/fd/{k}").st_mode), oct(os.lstat(f"{at}/fd/{k}").st_mode)))
     show("info", lambda: [line.split() for line in open(f"{at}/fdinfo/{k}") if line[:3] in ("pos", "fla")])

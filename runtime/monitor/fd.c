@@ -21,6 +21,7 @@ struct fdtab_tail {
 	_Atomic u32 use[FD_COUNT];
 	u32 high; /* no number at or above it was ever marked */
 	u32 top;  /* the same of the guest's */
+	u32 full; /* see fd_full() */
 	u32 stray; /* see sweep_stray(): the number + 1, 0: none */
 	struct lock lock;
 	_Atomic u32 sharers; /* processes that have this table: CLONE_FILES */
@@ -28,7 +29,7 @@ struct fdtab_tail {
 #define TAB_BYTES (2ul * FD_MAX)
 _Static_assert(FD_COUNT + sizeof(struct fdtab_tail) <= TAB_BYTES, "descriptor table");
 #define STRAYS 32u /* so far above the others may numbers be that were in use for a moment */
-#define PREFERRED_TOP 1024 /* monitor descriptors below it: a larger kernel table makes every fork slower */
+#define PREFERRED_TOP 1088 /* monitor descriptors below it, and above the usual limit of 1024: a larger kernel table makes every fork slower */
 
 static struct fdtab_tail *tail(struct proc *p)
 {
@@ -83,6 +84,8 @@ enum fd_class fd_class_of(struct proc *p, int fd)
 static void mark(struct proc *p, int fd, u8 class)
 {
 	atomic_store(class_ref(p, fd), class);
+	if (class == FD_NONE && (u32)fd < tail(p)->full)
+		tail(p)->full = (u32)fd;
 	if (class != FD_NONE && (u32)fd >= tail(p)->high)
 		tail(p)->high = (u32)fd + 1;
 	if (class != FD_NONE && class < ZOMBIE && (u32)fd >= tail(p)->top)
@@ -353,16 +356,20 @@ void fd_map(struct proc *p, u64 *map, u32 n)
 			map[fd / 64] |= 1ul << fd % 64;
 }
 
-/* At the host's own limit the host says so by itself, before it has done anything. */
+/* The host's limit is higher, so it would make the descriptor, and whatever comes with it. No number below `full` is free: who opens until
+ * nothing is left, and then again and again, is not answered by counting each time. */
 bool fd_full(struct proc *p)
 {
-	u64 limit = p->nofile[0];
-	if (limit >= PREFERRED_TOP)
+	struct fdtab_tail *n = tail(p);
+	u64 limit = p->nofile[0] < FD_COUNT ? p->nofile[0] : FD_COUNT;
+	if (likely(n->high < limit))
 		return false;
-	for (u32 fd = 0; fd < limit; fd++)
-		if (class_raw(p, (int)fd) == FD_NONE)
-			return false;
-	return true;
+	lock_acquire(&n->lock);
+	while (n->full < limit && (class_raw(p, (int)n->full) != FD_NONE || is_monitor(p, (int)n->full)))
+		n->full++;
+	bool full = n->full >= limit;
+	lock_release(&n->lock);
+	return full;
 }
 
 /* Lock held, until the kernel has made its copy: else a number might be closed in between, and the kernel's copy be of what was opened

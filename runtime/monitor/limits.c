@@ -2,10 +2,11 @@
  * RLIMIT_STACK (its own stack) and RLIMIT_NOFILE (descriptors of its own, which a low limit would leave no room for). */
 #include "linux_abi.h"
 #include "monitor.h"
+#include "peer.h"
 #include "syscalls/handlers.h"
 
-#define NOFILE_FLOOR 1024ul /* the host's limit is never lower, unless its hard limit is */
 #define CAP_SYS_RESOURCE 24
+#define RLIM_INFINITY (~0ul)
 
 struct rlimit_k {
 	u64 cur, max;
@@ -33,25 +34,35 @@ static u64 most(u64 a, u64 b)
 	return a > b ? a : b;
 }
 
-/* What the host's limit becomes when the guest's does. It only rises where the guest asks for more than there is. */
-static struct rlimit_k host_nofile(const struct rlimit_k *guest, const struct rlimit_k *host)
+static u64 with_room(u64 n)
 {
-	u64 max = most(guest->max, least(NOFILE_FLOOR, host->max));
-	return (struct rlimit_k){.cur = most(guest->cur, least(NOFILE_FLOOR, max)), .max = max};
+	u64 base = most(n, MONITOR_NOFILE_ROOM); /* a low limit comes after the monitor's descriptors have their places */
+	return base < RLIM_INFINITY - MONITOR_NOFILE_ROOM ? base + MONITOR_NOFILE_ROOM : n;
+}
+
+/* The host's limit becomes the guest's and room for the monitor's own: a program that has used all its numbers can still fork, make threads
+ * and run programs. The host's ceiling can only rise with the right to it, and never above what the kernel takes at all. */
+static long set_host_nofile(i32 pid, const struct rlimit_k *guest, const struct rlimit_k *host)
+{
+	u64 ceiling[2] = {with_room(guest->max), most(guest->max, least(with_room(guest->max), host->max))};
+	long r = -EPERM;
+	for (u32 i = 0; r == -EPERM && i < 2; i++) {
+		struct rlimit_k want = {.cur = least(with_room(guest->cur), ceiling[i]), .max = ceiling[i]};
+		r = host_call(__NR_prlimit64, pid, RLIMIT_NOFILE, &want, 0);
+	}
+	return r;
 }
 
 static long set_nofile(struct proc *p, const struct rlimit_k *new)
 {
-	struct rlimit_k host, want;
+	struct rlimit_k host;
 	if (new->cur > new->max)
 		return -EINVAL;
 	if (new->max > p->nofile[1] && !capable(CAP_SYS_RESOURCE))
 		return -EPERM;
 	long r = host_call(__NR_prlimit64, 0, RLIMIT_NOFILE, 0, &host);
-	if (r)
-		return r;
-	want = host_nofile(new, &host);
-	r = host_call(__NR_prlimit64, 0, RLIMIT_NOFILE, &want, 0);
+	if (!r)
+		r = set_host_nofile(0, new, &host);
 	if (r)
 		return r;
 	p->nofile[0] = new->cur;
@@ -73,16 +84,19 @@ static long set_stack(struct proc *p, const struct rlimit_k *new, u64 old_max)
 	return 0;
 }
 
-/* A process of the container that is not the caller: its monitor needs its descriptors too. */
-static long other_limit(i32 pid, u32 which, struct rlimit_k *new, struct rlimit_k *old)
+/* A process of the container that is not the caller: its monitor needs its descriptors too, and tells what its program's limits are. */
+static long other_limit(struct proc *p, i32 pid, u32 which, struct rlimit_k *new, struct rlimit_k *old)
 {
-	if (new && which == RLIMIT_NOFILE && new->cur <= new->max) {
-		long r = host_call(__NR_prlimit64, pid, which, 0, old);
-		if (r)
-			return r;
-		*new = host_nofile(new, old);
-	}
-	return host_call(__NR_prlimit64, pid, which, new, old);
+	bool files = which == RLIMIT_NOFILE;
+	long r = host_call(__NR_prlimit64, pid, which, new && !files ? new : NULL, old);
+	if (r || (!files && which != RLIMIT_STACK))
+		return r;
+	if (new && files)
+		r = new->cur > new->max ? -EINVAL : set_host_nofile(pid, new, old);
+	struct peer_status s = peer_status(p, (u32)pid);
+	if (s.threads)
+		*old = files ? (struct rlimit_k){s.nofile[0], s.nofile[1]} : (struct rlimit_k){s.stack, old->max};
+	return r;
 }
 
 static long limit_call(struct thread *t, i32 pid, u32 which, u64 set_va, u64 get_va)
@@ -93,7 +107,7 @@ static long limit_call(struct thread *t, i32 pid, u32 which, u64 set_va, u64 get
 		return -EFAULT;
 	struct rlimit_k *set = set_va ? &new : NULL;
 	bool own = !pid || pid == p->pid || (pid > 0 && proc_has_thread(p, pid)), kept = own && (which == RLIMIT_STACK || which == RLIMIT_NOFILE);
-	long r = other_limit(pid, which, kept ? NULL : set, &old);
+	long r = own ? host_call(__NR_prlimit64, 0, which, kept ? NULL : set, &old) : other_limit(p, pid, which, set, &old);
 	if (!r && kept && which == RLIMIT_STACK) {
 		old.cur = p->stack_limit;
 		r = set ? set_stack(p, set, old.max) : 0;
@@ -103,6 +117,8 @@ static long limit_call(struct thread *t, i32 pid, u32 which, u64 set_va, u64 get
 	}
 	if (r)
 		return r;
+	if (set && kept)
+		peer_tell_status(p);
 	return get_va ? copy_to_guest(gptr_of(get_va), &old, sizeof old) : 0;
 }
 

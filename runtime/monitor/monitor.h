@@ -11,6 +11,7 @@
 
 #define NSIG 64
 #define MONITOR_FD_ROOM 64
+#define MONITOR_NOFILE_ROOM 1024ul /* the host's RLIMIT_NOFILE above the program's: a descriptor for each thread, and what is open for moments */
 #define FD_OWN 960u /* where numbers that the monitor needs for a moment are looked for, when they must not be the program's */
 
 struct thread;

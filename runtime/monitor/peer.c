@@ -142,7 +142,7 @@ void peer_gone(struct proc *p)
 struct peer_status peer_own_status(const struct proc *p)
 {
 	static const u8 faults[] = {SIGSEGV, SIGBUS};
-	struct peer_status s = {.threads = p->nthreads, .no_new_privs = (u8)p->no_new_privs};
+	struct peer_status s = {.threads = p->nthreads, .no_new_privs = (u8)p->no_new_privs, .nofile = {p->nofile[0], p->nofile[1]}, .stack = p->stack_limit};
 	for (u32 i = 0; i < ARRAY_LEN(faults); i++) {
 		u64 handler = p->sig->action[faults[i]].handler;
 		s.caught |= (u8)((handler > SIG_IGN) << i);

@@ -53,7 +53,7 @@ static const struct rule rules[] = {
 	{"fdinfo", OWN | OTHERS | TREE, NULL},
 	{"gid_map", OWN | OTHERS, NULL},
 	{"io", OWN | OTHERS, NULL},
-	{"limits", OWN | OTHERS | MADE | MADE_OWN, make_limits},
+	{"limits", OWN | OTHERS | MADE, make_limits},
 	{"loginuid", OWN | OTHERS, NULL},
 	{"maps", OWN | MADE, make_maps},
 	{"mountinfo", OWN | OTHERS, NULL},

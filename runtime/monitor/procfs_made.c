@@ -100,10 +100,20 @@ static u64 limit_column(char *buf, u64 out, u64 value)
 	return column(buf, out, text, 21);
 }
 
-/* limits: the two that the monitor keeps itself have the program's values (see limits.c). */
+/* Of the process whose file in procfs this is; nothing known: no threads. */
+static struct peer_status status_behind(struct thread *t, int fd)
+{
+	char path[512];
+	struct proc_name n;
+	if (procfs_canonical(t->proc, fd, path, sizeof path) < 0 || !procfs_parse(t->proc, path, &n) || !n.per_process)
+		return (struct peer_status){0};
+	return n.own ? peer_own_status(t->proc) : peer_status(t->proc, n.pid);
+}
+
+/* limits: the two that monitors keep themselves have the program's values (see limits.c). */
 long make_limits(struct thread *t, int fd, char *buf, u64 cap)
 {
-	const struct proc *p = t->proc;
+	struct peer_status s = status_behind(t, fd);
 	char text[4096];
 	u64 out = 0;
 	long n = host_call(__NR_read, fd, text, sizeof text - 1);
@@ -114,11 +124,11 @@ long make_limits(struct thread *t, int fd, char *buf, u64 cap)
 		const char *end = strchr(line, '\n');
 		u64 len = end ? (u64)(end + 1 - line) : strlen(line);
 		bool files = !strncmp(line, "Max open files", 14), stack = !strncmp(line, "Max stack size", 14);
-		if ((files || stack) && len >= 26 + 21 + 21) {
+		if (s.threads && (files || stack) && len >= 26 + 21 + 21) {
 			memcpy(buf + out, line, 26);
-			out = limit_column(buf, out + 26, files ? p->nofile[0] : p->stack_limit);
+			out = limit_column(buf, out + 26, files ? s.nofile[0] : s.stack);
 			if (files) /* of the stack the hard limit is the kernel's */
-				limit_column((char *)text, (u64)(line + 26 + 21 - text), p->nofile[1]);
+				limit_column((char *)text, (u64)(line + 26 + 21 - text), s.nofile[1]);
 			memcpy(buf + out, line + 26 + 21, len - 26 - 21);
 			out += len - 26 - 21;
 		} else {

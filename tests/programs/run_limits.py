@@ -5,9 +5,11 @@ import fcntl
 import os
 import resource
 import select
+import signal
 import socket
 import subprocess
 import sys
+import threading
 
 NOFILE, FSIZE = resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE
 
@@ -73,6 +75,38 @@ def descriptors():
     os.execv("/bin/echo", ["echo", "no library can be opened"])
 
 
+def used_up():
+    """No number is left: the monitor still has some for a child and a thread."""
+    fds = []
+    with contextlib.suppress(OSError):
+        while True:
+            fds.append(os.dup(0))
+    attempt("create", os.open, "/tmp/never", os.O_CREAT | os.O_WRONLY)
+    print(os.path.exists("/tmp/never"), flush=True)
+    child("forked", lambda: attempt("dup", os.dup, 0))
+    thread = threading.Thread(target=print, args=("thread",))
+    thread.start()
+    thread.join()
+    os.close(fds[-1])
+    print(os.dup(0) == fds[-1], flush=True)
+
+
+def others():
+    """Of another process: what its program set, by prlimit and in procfs."""
+    pid = os.fork()
+    if not pid:
+        resource.setrlimit(NOFILE, (33, 44))
+        resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, 2 << 20))
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    os.waitpid(pid, os.WUNTRACED)
+    print(resource.prlimit(pid, NOFILE), resource.prlimit(pid, resource.RLIMIT_STACK))
+    with open(f"/proc/{pid}/limits", encoding="utf-8") as limits:
+        print(limits.read())
+    os.kill(pid, signal.SIGCONT)
+    print(os.waitpid(pid, 0)[1], flush=True)
+
+
 def sizes():
     for limit in (0, 1024, 4096):
         resource.setrlimit(FSIZE, (limit, resource.RLIM_INFINITY))
@@ -86,4 +120,6 @@ def sizes():
 
 
 child("descriptors", descriptors)
+child("used up", used_up)
+child("others", others)
 child("sizes", sizes)
