@@ -21,6 +21,7 @@ from pysandbox.runtime import (
     enter_process,
     kept,
     launch_channel,
+    launch_console,
     launch_follow,
     launch_plan,
     launch_state,
@@ -62,6 +63,7 @@ class Options(Struct):
     detach: bool = False
     pid_file: str = ""
     console_socket: str = ""
+    pidfd_socket: str = ""
     preserve_fds: int = 0
     listen_fds: int = 0
     ignore_paused: bool = False
@@ -272,6 +274,8 @@ def _start(
         )
         if options.pid_file:
             launch_follow.write_pid_file(options.pid_file, pid)
+        if options.pidfd_socket:
+            launch_console.send_pidfd(options.pidfd_socket, pid)
         if options.detach and planner and running.plans:
             planners.spawn(planner[0], running.plans.writer_fd, warn)
     except BaseException:

@@ -14,6 +14,7 @@ from pysandbox.oci.namespaces import for_children
 from pysandbox.runtime import (
     kept,
     launch_channel,
+    launch_console,
     launch_early,
     launch_follow,
     launch_plan,
@@ -191,6 +192,8 @@ def start(
             raise LaunchError("the container process ended before it could wait for its start")
         if options.pid_file:
             launch_follow.write_pid_file(options.pid_file, pid)
+        if options.pidfd_socket:
+            launch_console.send_pidfd(options.pidfd_socket, pid)
         if not options.detach:
             launch_state.enter_foreground(container)
         helpers = () if not options.detach or running.plans is None else _spawn_planner(running.plans, planner[0], warn)

@@ -111,14 +111,32 @@ def copy_size(source: int, target: int) -> None:
 
 def send_master(path: str, master: int) -> None:
     """--console-socket: the master goes to whoever listens there."""
+    try:
+        send_descriptor(path, b"/dev/ptmx", master)
+    except OSError as error:
+        raise from_os_error(f"send terminal to {path}", error, LaunchError) from None
+
+
+def send_pidfd(path: str, pid: int) -> None:
+    """--pidfd-socket: a descriptor of the process goes there, which names it for good. `pid`: a child not yet waited for."""
+    try:
+        pidfd = os.pidfd_open(pid)
+        try:
+            send_descriptor(path, b"pidfd", pidfd)
+        finally:
+            os.close(pidfd)
+    except OSError as error:
+        raise from_os_error(f"send pidfd to {path}", error, LaunchError) from None
+
+
+def send_descriptor(path: str, name: bytes, fd: int) -> None:
+    """As runc sends one: the message is its name."""
     from _socket import AF_UNIX, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, socket
 
     sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     try:
         sock.connect(path)
-        sock.sendmsg([b"/dev/ptmx"], [(SOL_SOCKET, SCM_RIGHTS, master.to_bytes(4, "little"))])
-    except OSError as error:
-        raise from_os_error(f"send terminal to {path}", error, LaunchError) from None
+        sock.sendmsg([name], [(SOL_SOCKET, SCM_RIGHTS, fd.to_bytes(4, "little"))])
     finally:
         sock.close()
 

@@ -49,6 +49,7 @@ class Options(Struct):
     wait: bool = False
     pid_file: str = ""
     console_socket: str = ""
+    pidfd_socket: str = ""
     preserve_fds: int = 0
     listen_fds: int = 0
     no_pivot: bool = False

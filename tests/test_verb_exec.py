@@ -369,6 +369,33 @@ def test_terminal_by_console_socket(together: list[Runtime]) -> None:
     assert "got word" in seen[0][1]
 
 
+@pytest.mark.parametrize("verb", ["exec", "create"])
+def test_pidfd_socket(pair: list[Runtime], verb: str) -> None:
+    """As runc 1.2 has it: who listens can signal the process, whatever becomes of its number."""
+    runtime = pair[0]
+    path = str(runtime.bundle / "pidfd.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        if verb == "exec":
+            pid = detached(runtime, process_json(args=["sleep", "1000"]), "--pidfd-socket", path)
+        else:
+            runtime.clean()
+            assert runtime.create("--pidfd-socket", path) == 0, runtime.last_error()
+            pid = runtime.pid
+        connection, _ = listener.accept()
+        with connection:
+            text, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
+    signal.pidfd_send_signal(descriptors[0], signal.SIGKILL)
+    os.close(descriptors[0])
+    assert (text, reap(pid)) == (b"pidfd", -signal.SIGKILL)
+    os.unlink(path)
+    runtime.clean()
+    assert runtime.create("--pidfd-socket", path) == 1
+    assert f"send pidfd to {path}: no such file or directory" in runtime.last_error()
+    assert runtime.left_over() == []
+
+
 def test_terminal_in_the_foreground(together: list[Runtime]) -> None:
     """`exec -t` from a terminal: size, input, end; the terminal is as it was afterwards."""
     seen = []
