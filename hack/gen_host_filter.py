@@ -22,7 +22,7 @@ MONITOR = Path(__file__).resolve().parents[1] / "runtime" / "monitor"
 
 # Calls of handlers and of the monitor itself. Rows that are passed on stand in table.h only.
 OWN = """
-    arch_prctl chroot clock_getres clock_gettime clone close dup dup3 epoll_pwait epoll_pwait2 epoll_wait
+    arch_prctl chroot clock_getres clock_gettime clone close dup3 epoll_pwait epoll_pwait2 epoll_wait
     eventfd2 execveat exit exit_group faccessat2 fchmodat fchownat fcntl fstat futex futex_requeue futex_waitv
     getdents getdents64 getpid getrandom getrusage getsockopt gettid inotify_add_watch ioctl linkat madvise
     memfd_create mmap mount mprotect mq_notify mq_open mremap munmap name_to_handle_at newfstatat openat openat2

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from support_programs import compare, compile_program, make_bundle, pysandbox, run_bundle
+from support_programs import build_programs, compare, make_bundle, pysandbox, run_bundle
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root]
 
 
 def prepare(where: Path, rootfs: Path, *args: str, dispatch: str = "auto") -> Path:
-    built = where / "built"
-    built.mkdir()
-    compile_program(built / "program", "bnd_numbers.c")
+    built = build_programs(where / "built", program="bnd_numbers.c")
     annotations = {"dev.pysandbox.dispatch": dispatch}
     return make_bundle(where / "bundle", rootfs, ["/tmp/built/program", *args], built=built, annotations=annotations)
 
@@ -37,3 +36,36 @@ def test_more_uses_than_a_counter_holds(tmp_path: Path, busybox_rootfs: Path) ->
     result = run_bundle(pysandbox(), prepare(tmp_path, busybox_rootfs, "holds"))
     lines = ["one more than a message takes: 1", "given to another file: 0", "free again: 1"]
     assert (result.status, result.stdout.decode().splitlines()) == (0, lines), result
+
+
+@pytest.mark.parametrize("dispatch", ["ring", "exit"])
+def test_a_directory_that_becomes_another(tmp_path: Path, busybox_rootfs: Path, dispatch: str) -> None:
+    """Listings of /proc/self/fd leave out the monitor's numbers, under whatever number the directory comes to be read."""
+    result = compare(prepare(tmp_path, busybox_rootfs, "swap", dispatch=dispatch))
+    assert result.stdout == b"strange numbers: 0 0\n"
+
+
+def test_numbers_that_an_execve_uses(tmp_path: Path, busybox_rootfs: Path) -> None:
+    """The start record and the monitor's file are put at numbers that no open() is ever given."""
+    result = compare(prepare(tmp_path, busybox_rootfs, "exec"))
+    assert result.stdout == b"other files: 0\n"
+
+
+@pytest.mark.parametrize("dispatch", ["ring", "exit"])
+def test_closing_without_a_number_to_spare(tmp_path: Path, busybox_rootfs: Path, dispatch: str) -> None:
+    compare(prepare(tmp_path, busybox_rootfs, "full", dispatch=dispatch))
+
+
+@pytest.mark.parametrize("mode", ["ioctl", "mount"])
+def test_a_file_system_of_the_programs_own(tmp_path: Path, busybox_rootfs: Path, mode: str) -> None:
+    """Its server answers as it likes, and mount() is told its connection by number: neither reaches what is not published."""
+    built = build_programs(tmp_path / "built", program="bnd_fuse.c")
+    bundle = make_bundle(tmp_path / "bundle", busybox_rootfs, ["/tmp/built/program", mode], built=built)
+    config = json.loads((bundle / "config.json").read_text())
+    for kind in ("bounding", "effective", "permitted"):
+        config["process"]["capabilities"][kind].append("CAP_SYS_ADMIN")
+    config["linux"]["devices"] = [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o600}]
+    config["linux"]["resources"]["devices"].append({"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rwm"})
+    (bundle / "config.json").write_text(json.dumps(config))
+    result = compare(bundle)
+    assert result.stdout == (b"file 1, new numbers 0, lost or won 0\n111\n" if mode == "ioctl" else b"mounted 0, 0\n")

@@ -331,11 +331,8 @@ static long exec_now(struct thread *t, struct program *prog, const char *execfn,
 	struct lock *table = fd_lock(p);
 	lock_acquire(table);
 	r = write_start_record(t, prog, execfn);
-	if (r) {
-		lock_release(table);
-		return r;
-	}
-	r = vault_open(p->vault_fd, &v);
+	if (!r)
+		r = vault_open(p->vault_fd, &v);
 	if (!r) {
 		r = host_call(__NR_dup3, v.fd[PSB_FD_MONITOR], p->vault_fd - 1, 0);
 		vault_close(&v, 0);
@@ -349,9 +346,8 @@ static long exec_now(struct thread *t, struct program *prog, const char *execfn,
 		r = signal_exec(t, (u64)(p->vault_fd - 1), (u64) "", (u64)argv, (u64)envp, AT_EMPTY_PATH);
 		peer_open(p);
 		host_call(__NR_fcntl, p->vault_fd, F_SETFD, 1);
-		host_call(__NR_close, p->vault_fd - 1);
 	}
-	host_call(__NR_close, p->vault_fd + 1);
+	fd_keep_neighbours(p);
 	lock_release(table);
 	return r;
 }

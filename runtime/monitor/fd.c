@@ -5,98 +5,50 @@
  * again to whatever is opened next, which may be a file that is still being examined and will be refused. Therefore calls *hold* the
  * numbers they use, and close() of a held number leaves a harmless placeholder behind until the last holder is done:
  *     hold:  use++, then look whether it is published         close:  unpublish, then look at use
- * (both sequentially consistent), so at least one side sees the other. */
+ * (both sequentially consistent), so at least one side sees the other. dup2() onto a held number does replace the file there, by another one of
+ * the program's: who looks at a file before it acts on it needs a number of its own, fd_own(). */
 #include "linux_abi.h"
 #include "monitor.h"
 #include "syscalls/handlers.h"
+#include "fd_table.h"
 #include "kvm.h"
 
-#define ZOMBIE 254u  /* class: closed by the guest, kept as placeholder while held */
-#define MONITOR 255u /* class: a descriptor of the monitor */
-
-/* Numbers the guest can have; above, opening says EMFILE. One allocation holds the classes and what follows. A number is used at most some
- * hundred times by each of the threads that share a table: no counter overflows. */
-#define FD_COUNT (u32)FD_NUMBERS
-struct fdtab_tail {
-	_Atomic u32 use[FD_COUNT];
-	u32 high; /* no number at or above it was ever marked */
-	u32 top;  /* the same of the guest's */
-	u32 full; /* see fd_full() */
-	u32 stray; /* see sweep_stray(): the number + 1, 0: none */
-	struct lock lock;
-	_Atomic u32 sharers; /* processes that have this table: CLONE_FILES */
-};
-#define TAB_BYTES (2ul * FD_MAX)
-_Static_assert(FD_COUNT + sizeof(struct fdtab_tail) <= TAB_BYTES, "descriptor table");
 #define STRAYS 32u /* so far above the others may numbers be that were in use for a moment */
 #define PREFERRED_TOP 1088 /* monitor descriptors below it, and above the usual limit of 1024: a larger kernel table makes every fork slower */
 
-static struct fdtab_tail *tail(struct proc *p)
-{
-	return (struct fdtab_tail *)(p->fds.class_of + FD_COUNT);
-}
-
 struct lock *fd_lock(struct proc *p)
 {
-	return &tail(p)->lock;
-}
-
-static _Atomic u8 *class_ref(struct proc *p, int fd)
-{
-	return (_Atomic u8 *)&p->fds.class_of[fd];
-}
-
-static bool in_table(int fd)
-{
-	return (u32)fd < FD_COUNT;
-}
-
-/* May a new descriptor have this number? */
-static bool may_have(const struct proc *p, int fd)
-{
-	return in_table(fd) && (u64)fd < p->nofile[0];
-}
-
-/* The vault's neighbours are kept free for exec. */
-static bool is_monitor(struct proc *p, int fd)
-{
-	return (in_table(fd) && p->fds.class_of[fd] == MONITOR) || (p->vault_fd > 0 && fd >= p->vault_fd - 1 && fd <= p->vault_fd + 1);
-}
-
-static u8 class_raw(struct proc *p, int fd)
-{
-	return in_table(fd) ? atomic_load(class_ref(p, fd)) : FD_NONE;
+	return &fd_tail(p)->lock;
 }
 
 bool fd_published(struct proc *p, int fd)
 {
-	u8 c = class_raw(p, fd);
+	u8 c = fd_class_raw(p, fd);
 	return c != FD_NONE && c < ZOMBIE;
 }
 
 enum fd_class fd_class_of(struct proc *p, int fd)
 {
-	u8 c = class_raw(p, fd);
+	u8 c = fd_class_raw(p, fd);
 	return c < ZOMBIE ? (enum fd_class)c : FD_NONE;
 }
 
-/* Lock held, or nobody else can be here. */
-static void mark(struct proc *p, int fd, u8 class)
+void fd_mark(struct proc *p, int fd, u8 class)
 {
-	atomic_store(class_ref(p, fd), class);
-	if (class == FD_NONE && (u32)fd < tail(p)->full)
-		tail(p)->full = (u32)fd;
-	if (class != FD_NONE && (u32)fd >= tail(p)->high)
-		tail(p)->high = (u32)fd + 1;
-	if (class != FD_NONE && class < ZOMBIE && (u32)fd >= tail(p)->top)
-		tail(p)->top = (u32)fd + 1;
+	atomic_store(fd_class_ref(p, fd), class);
+	if (class == FD_NONE && (u32)fd < fd_tail(p)->full)
+		fd_tail(p)->full = (u32)fd;
+	if (class != FD_NONE && (u32)fd >= fd_tail(p)->high)
+		fd_tail(p)->high = (u32)fd + 1;
+	if (class != FD_NONE && class < ZOMBIE && (u32)fd >= fd_tail(p)->top)
+		fd_tail(p)->top = (u32)fd + 1;
 }
 
 bool fd_hold(struct proc *p, int fd)
 {
-	if (!in_table(fd))
+	if (!fd_in_table(fd))
 		return false;
-	atomic_fetch_add(&tail(p)->use[fd], 1);
+	atomic_fetch_add(&fd_tail(p)->use[fd], 1);
 	if (fd_published(p, fd))
 		return true;
 	fd_drop(p, fd);
@@ -106,23 +58,22 @@ bool fd_hold(struct proc *p, int fd)
 /* Closes a placeholder that nobody holds any more; the lock is held. */
 static void bury(struct proc *p, int fd)
 {
-	if (class_raw(p, fd) == ZOMBIE && !atomic_load(&tail(p)->use[fd])) {
+	if (fd_class_raw(p, fd) == ZOMBIE && !atomic_load(&fd_tail(p)->use[fd])) {
 		host_call(__NR_close, fd);
-		mark(p, fd, FD_NONE);
+		fd_mark(p, fd, FD_NONE);
 	}
 }
 
-/* The one that a signal handler was the last to hold; the lock is held. */
-static void sweep_stray(struct proc *p)
+void fd_sweep_stray(struct proc *p)
 {
-	int fd = (int)tail(p)->stray - 1;
-	tail(p)->stray = 0;
+	int fd = (int)fd_tail(p)->stray - 1;
+	fd_tail(p)->stray = 0;
 	bury(p, fd);
 }
 
 void fd_drop(struct proc *p, int fd)
 {
-	if (atomic_fetch_sub(&tail(p)->use[fd], 1) != 1 || likely(class_raw(p, fd) != ZOMBIE))
+	if (atomic_fetch_sub(&fd_tail(p)->use[fd], 1) != 1 || likely(fd_class_raw(p, fd) != ZOMBIE))
 		return;
 	lock_acquire(fd_lock(p));
 	bury(p, fd);
@@ -131,9 +82,9 @@ void fd_drop(struct proc *p, int fd)
 
 bool fd_hold_in_handler(struct proc *p, int fd)
 {
-	if (!in_table(fd))
+	if (!fd_in_table(fd))
 		return false;
-	atomic_fetch_add(&tail(p)->use[fd], 1);
+	atomic_fetch_add(&fd_tail(p)->use[fd], 1);
 	if (fd_published(p, fd))
 		return true;
 	fd_drop_in_handler(p, fd);
@@ -143,30 +94,29 @@ bool fd_hold_in_handler(struct proc *p, int fd)
 /* The lock may be the interrupted code's: then the next close() tidies up. */
 void fd_drop_in_handler(struct proc *p, int fd)
 {
-	if (atomic_fetch_sub(&tail(p)->use[fd], 1) != 1 || likely(class_raw(p, fd) != ZOMBIE))
+	if (atomic_fetch_sub(&fd_tail(p)->use[fd], 1) != 1 || likely(fd_class_raw(p, fd) != ZOMBIE))
 		return;
-	tail(p)->stray = (u32)fd + 1;
+	fd_tail(p)->stray = (u32)fd + 1;
 	if (lock_try(fd_lock(p))) {
-		sweep_stray(p);
+		fd_sweep_stray(p);
 		lock_release(fd_lock(p));
 	}
 }
 
-/* Closes a published number; the lock is held. */
-static long close_locked(struct proc *p, int fd)
+long fd_close_locked(struct proc *p, int fd)
 {
-	mark(p, fd, FD_NONE);
-	if (likely(!atomic_load(&tail(p)->use[fd])))
+	fd_mark(p, fd, FD_NONE);
+	if (likely(!atomic_load(&fd_tail(p)->use[fd])))
 		return host_call(__NR_close, fd);
 	long root = host_call(__NR_openat, AT_FDCWD, "/", O_PATH | O_CLOEXEC, 0);
-	if (root < 0) /* out of numbers or memory: the holders race with whoever gets the number next, so keep it */
-		return -EIO;
-	host_call(__NR_dup3, root, fd, O_CLOEXEC);
-	host_call(__NR_close, root);
-	mark(p, fd, ZOMBIE);
-	if (!atomic_load(&tail(p)->use[fd])) {
+	if (root >= 0) { /* else out of numbers or memory: the file itself stays there until the last holder is done */
+		host_call(__NR_dup3, root, fd, O_CLOEXEC);
+		host_call(__NR_close, root);
+	}
+	fd_mark(p, fd, ZOMBIE);
+	if (!atomic_load(&fd_tail(p)->use[fd])) {
 		host_call(__NR_close, fd);
-		mark(p, fd, FD_NONE);
+		fd_mark(p, fd, FD_NONE);
 	}
 	return 0;
 }
@@ -175,9 +125,9 @@ long fd_close(struct thread *t, int fd)
 {
 	struct proc *p = t->proc;
 	lock_acquire(fd_lock(p));
-	if (unlikely(tail(p)->stray))
-		sweep_stray(p);
-	long r = fd_published(p, fd) ? close_locked(p, fd) : -EBADF;
+	if (unlikely(fd_tail(p)->stray))
+		fd_sweep_stray(p);
+	long r = fd_published(p, fd) ? fd_close_locked(p, fd) : -EBADF;
 	lock_release(fd_lock(p));
 	return r;
 }
@@ -186,29 +136,19 @@ void fd_unpublish(struct proc *p, int fd)
 {
 	lock_acquire(fd_lock(p));
 	if (fd_published(p, fd))
-		mark(p, fd, FD_NONE);
+		fd_mark(p, fd, FD_NONE);
 	lock_release(fd_lock(p));
 }
 
 long fd_publish_as(struct thread *t, int fd, enum fd_class class)
 {
 	struct proc *p = t->proc;
-	if (!may_have(p, fd)) {
+	if (!fd_may_have(p, fd)) {
 		host_call(__NR_close, fd);
 		return -EMFILE;
 	}
-	if (unlikely(p->vault_fd > 0 && fd >= p->vault_fd - 1 && fd <= p->vault_fd + 1)) { /* kept free for exec: the next number */
-		long flags = host_call(__NR_fcntl, fd, F_GETFD);
-		long n = host_call(__NR_fcntl, fd, flags > 0 ? F_DUPFD_CLOEXEC : F_DUPFD, p->vault_fd + 2);
-		host_call(__NR_close, fd);
-		if (n >= 0 && !may_have(p, (int)n))
-			host_call(__NR_close, n);
-		if (n < 0 || !may_have(p, (int)n))
-			return -EMFILE;
-		fd = (int)n;
-	}
 	lock_acquire(fd_lock(p));
-	mark(p, fd, (u8)class);
+	fd_mark(p, fd, (u8)class);
 	lock_release(fd_lock(p));
 	return fd;
 }
@@ -297,7 +237,7 @@ static enum fd_class classify(struct proc *p, int fd, bool *proc)
 long fd_publish(struct thread *t, int fd)
 {
 	struct proc *p = t->proc;
-	if (!may_have(p, fd)) {
+	if (!fd_may_have(p, fd)) {
 		host_call(__NR_close, fd);
 		return -EMFILE;
 	}
@@ -324,28 +264,30 @@ static void make_table(struct proc *p)
 	p->fds.class_of = host_alloc(TAB_BYTES);
 	if (!p->fds.class_of)
 		fatal("no memory for the descriptor table");
-	tail(p)->sharers = 1;
+	fd_tail(p)->sharers = 1;
 	/* holders are threads; a forked child has only one, and it holds nothing */
-	host_call(__NR_madvise, tail(p), sizeof tail(p)->use, MADV_WIPEONFORK);
+	host_call(__NR_madvise, fd_tail(p), sizeof fd_tail(p)->use, MADV_WIPEONFORK);
 }
 
 void fd_start(struct proc *p, const u64 *map, u32 n)
 {
 	make_table(p);
+	for (int fd = p->vault_fd - 1; fd <= p->vault_fd + 1; fd++)
+		fd_mark(p, fd, MONITOR);
 	for (u32 i = 0; i < n / 64; i++) {
 		for (u64 bits = map[i]; bits; bits &= bits - 1) {
 			int fd = (int)(i * 64 + (u32)__builtin_ctzl(bits));
 			bool proc = false;
-			enum fd_class class = in_table(fd) ? classify(p, fd, &proc) : FD_NONE;
+			enum fd_class class = fd_in_table(fd) ? classify(p, fd, &proc) : FD_NONE;
 			if (class != FD_NONE) /* a procfs file here was admitted when it was opened, or given by the launcher */
-				mark(p, fd, (u8)class);
+				fd_mark(p, fd, (u8)class);
 		}
 	}
 }
 
 u32 fd_map_size(struct proc *p)
 {
-	return (u32)ROUND_UP(tail(p)->top, 64);
+	return (u32)ROUND_UP(fd_tail(p)->top, 64);
 }
 
 void fd_map(struct proc *p, u64 *map, u32 n)
@@ -356,16 +298,22 @@ void fd_map(struct proc *p, u64 *map, u32 n)
 			map[fd / 64] |= 1ul << fd % 64;
 }
 
+void fd_keep_neighbours(struct proc *p)
+{
+	host_call(__NR_dup3, p->vault_fd, p->vault_fd - 1, O_CLOEXEC);
+	host_call(__NR_dup3, p->vault_fd, p->vault_fd + 1, O_CLOEXEC);
+}
+
 /* The host's limit is higher, so it would make the descriptor, and whatever comes with it. No number below `full` is free: who opens until
  * nothing is left, and then again and again, is not answered by counting each time. */
 bool fd_full(struct proc *p)
 {
-	struct fdtab_tail *n = tail(p);
+	struct fdtab_tail *n = fd_tail(p);
 	u64 limit = p->nofile[0] < FD_COUNT ? p->nofile[0] : FD_COUNT;
 	if (likely(n->high < limit))
 		return false;
 	lock_acquire(&n->lock);
-	while (n->full < limit && (class_raw(p, (int)n->full) != FD_NONE || is_monitor(p, (int)n->full)))
+	while (n->full < limit && fd_class_raw(p, (int)n->full) != FD_NONE)
 		n->full++;
 	bool full = n->full >= limit;
 	lock_release(&n->lock);
@@ -377,37 +325,37 @@ bool fd_full(struct proc *p)
 void fd_copy(struct proc *child, struct proc *parent)
 {
 	make_table(child);
-	u32 high = tail(parent)->high;
+	u32 high = fd_tail(parent)->high;
 	memcpy(child->fds.class_of, parent->fds.class_of, high);
-	tail(child)->high = high;
-	tail(child)->top = tail(parent)->top;
+	fd_tail(child)->high = high;
+	fd_tail(child)->top = fd_tail(parent)->top;
 }
 
 void fd_share(struct proc *child, struct proc *parent)
 {
 	child->fds = parent->fds;
-	atomic_fetch_add(&tail(parent)->sharers, 1);
+	atomic_fetch_add(&fd_tail(parent)->sharers, 1);
 }
 
 void fd_forked(struct proc *p)
 {
-	tail(p)->sharers = 1;
+	fd_tail(p)->sharers = 1;
 }
 
 void fd_release(struct proc *p)
 {
-	if (p->fds.class_of && atomic_fetch_sub(&tail(p)->sharers, 1) == 1)
+	if (p->fds.class_of && atomic_fetch_sub(&fd_tail(p)->sharers, 1) == 1)
 		host_free(p->fds.class_of, TAB_BYTES);
 }
 
 static void close_strays(struct proc *p, u32 from, u32 to)
 {
 	for (u32 fd = from; fd < to && fd < FD_COUNT; fd++) {
-		u8 class = class_raw(p, (int)fd);
-		if ((class != FD_NONE && class != ZOMBIE) || is_monitor(p, (int)fd))
+		u8 class = fd_class_raw(p, (int)fd);
+		if (class != FD_NONE && class != ZOMBIE)
 			continue;
 		host_call(__NR_close, fd);
-		mark(p, (int)fd, FD_NONE);
+		fd_mark(p, (int)fd, FD_NONE);
 	}
 }
 
@@ -416,7 +364,7 @@ static void close_strays(struct proc *p, u32 from, u32 to)
  * own; its monitor's descriptors are all marked. */
 void fd_close_strays(struct proc *p)
 {
-	u32 high = tail(p)->high;
+	u32 high = fd_tail(p)->high;
 	lock_acquire(fd_lock(p));
 	close_strays(p, 0, high + STRAYS);
 	close_strays(p, FD_OWN, FD_OWN + STRAYS);
@@ -425,7 +373,22 @@ void fd_close_strays(struct proc *p)
 
 bool fd_shared(struct proc *p)
 {
-	return tail(p)->sharers > 1;
+	return fd_tail(p)->sharers > 1;
+}
+
+int fd_own(struct proc *p, int fd)
+{
+	if (p->nthreads == 1 && !fd_shared(p))
+		return fd;
+	/* high, where no program puts its own; it would get EBUSY */
+	long own = host_call(__NR_fcntl, fd, F_DUPFD_CLOEXEC, FD_OWN);
+	return (int)(own < 0 ? host_call(__NR_fcntl, fd, F_DUPFD_CLOEXEC, 0) : own);
+}
+
+void fd_own_close(int own, int fd)
+{
+	if (own >= 0 && own != fd)
+		host_call(__NR_close, own);
 }
 
 /* The kernel's table and ours part at one moment: under the lock no number changes its meaning. (A descriptor that some other process
@@ -442,16 +405,16 @@ long fd_unshare(struct thread *t)
 	make_table(&new);
 	lock_acquire(fd_lock(&old));
 	long r = host_call(__NR_unshare, CLONE_FILES);
-	for (u32 fd = 0; !r && fd < tail(&old)->high; fd++) {
-		u8 class = class_raw(&old, (int)fd);
+	for (u32 fd = 0; !r && fd < fd_tail(&old)->high; fd++) {
+		u8 class = fd_class_raw(&old, (int)fd);
 		if (class == ZOMBIE) { /* nobody here holds it */
 			host_call(__NR_close, fd);
 			class = FD_NONE;
 		}
-		mark(&new, (int)fd, class);
+		fd_mark(&new, (int)fd, class);
 	}
 	for (u32 i = 0; !r && i < m->nheld; i++) /* by this call */
-		atomic_fetch_add(&tail(&new)->use[m->held[i]], 1);
+		atomic_fetch_add(&fd_tail(&new)->use[m->held[i]], 1);
 	if (!r) {
 		p->fds = new.fds;
 		proc_part_from_ring(t);
@@ -472,9 +435,9 @@ int fd_move_high(struct proc *p, int fd, bool cloexec)
 	for (u64 base = top > MONITOR_FD_ROOM ? top - MONITOR_FD_ROOM : 3; n < 0 && base >= 3; base /= 2)
 		n = host_call(__NR_fcntl, fd, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, base);
 	if (n < 0) {
-		if (p->fds.class_of && in_table(fd)) {
+		if (p->fds.class_of && fd_in_table(fd)) {
 			lock_acquire(fd_lock(p));
-			mark(p, fd, MONITOR);
+			fd_mark(p, fd, MONITOR);
 			lock_release(fd_lock(p));
 		}
 		return fd;
@@ -482,124 +445,11 @@ int fd_move_high(struct proc *p, int fd, bool cloexec)
 	host_call(__NR_close, fd);
 	if (p->fds.class_of) {
 		lock_acquire(fd_lock(p));
-		if (in_table(fd) && class_raw(p, fd) == MONITOR)
-			mark(p, fd, FD_NONE);
-		if (in_table((int)n))
-			mark(p, (int)n, MONITOR);
+		if (fd_in_table(fd) && fd_class_raw(p, fd) == MONITOR)
+			fd_mark(p, fd, FD_NONE);
+		if (fd_in_table((int)n))
+			fd_mark(p, (int)n, MONITOR);
 		lock_release(fd_lock(p));
 	}
 	return (int)n;
-}
-
-/* Publishes the copy `fd` of a descriptor that was of this class before it was copied. Another thread may have replaced that one
- * meanwhile: then the copy is looked at like any other. If it was closed, what was copied is its stand-in: see close_locked(). */
-static long publish_copy(struct thread *t, int fd, int from, enum fd_class class)
-{
-	if (unlikely(class_raw(t->proc, from) == ZOMBIE)) {
-		host_call(__NR_close, fd);
-		return -EBADF;
-	}
-	return class != FD_NONE && fd_class_of(t->proc, from) == class ? fd_publish_as(t, fd, class) : fd_publish(t, fd);
-}
-
-/* --- calls that work on numbers ------------------------------------------------------------------------------------ */
-
-long h_close(struct thread *t, struct call *c)
-{
-	(void)c;
-	return fd_close(t, (int)marshal_of(t)->arg[0]);
-}
-
-/* dup2 and dup3 onto `to`. Natively EBUSY is what a race with an open() in another thread gives; here it is also what
- * stands between the guest and a number that is in use but not published. Monitor numbers are refused as if they lay above
- * the limit. */
-long fd_dup_onto(struct thread *t, int from, int to, u32 flags)
-{
-	struct proc *p = t->proc;
-	if (!may_have(p, to))
-		return -EBADF;
-	lock_acquire(fd_lock(p));
-	enum fd_class class = fd_class_of(p, from); /* closing and replacing take the lock as well */
-	u8 there = class_raw(p, to);
-	long r;
-	if (is_monitor(p, to) || class == FD_NONE)
-		r = -EBADF;
-	else if (there == FD_NONE && host_call(__NR_fcntl, to, F_GETFD) >= 0)
-		r = -EBUSY;
-	else
-		r = host_call(__NR_dup3, from, to, flags);
-	if (r >= 0)
-		mark(p, to, (u8)class);
-	lock_release(fd_lock(p));
-	return r;
-}
-
-long h_dup(struct thread *t, struct call *c)
-{
-	(void)c;
-	int fd = (int)marshal_of(t)->arg[0];
-	enum fd_class class = fd_class_of(t->proc, fd);
-	long r = host_call(__NR_dup, fd);
-	return r < 0 ? r : publish_copy(t, (int)r, fd, class);
-}
-
-long h_dup2(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	if ((int)a[0] == (int)a[1])
-		return (int)a[1];
-	return fd_dup_onto(t, (int)a[0], (int)a[1], 0);
-}
-
-long h_dup3(struct thread *t, struct call *c)
-{
-	(void)c;
-	const u64 *a = marshal_of(t)->arg;
-	if (a[2] & ~(u64)O_CLOEXEC || (int)a[0] == (int)a[1])
-		return -EINVAL;
-	return fd_dup_onto(t, (int)a[0], (int)a[1], (u32)a[2]);
-}
-
-#define CLOSE_RANGE_UNSHARE 2u
-#define CLOSE_RANGE_CLOEXEC 4u
-
-/* Only published numbers. UNSHARE parts from other processes only, not from threads of this one. */
-long h_close_range(struct thread *t, struct call *c)
-{
-	struct proc *p = t->proc;
-	const u64 *a = marshal_of(t)->arg;
-	u32 first = (u32)a[0], last = (u32)a[1], flags = (u32)a[2];
-	if (first > last || flags & ~(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC))
-		return -EINVAL;
-	if (flags & CLOSE_RANGE_UNSHARE) {
-		if (!c->may_block) /* the table is the host thread's */
-			return CALL_TO_TRAP;
-		long r = fd_unshare(t);
-		if (r)
-			return r;
-	}
-	lock_acquire(fd_lock(p));
-	for (u32 fd = first; fd <= last && fd < tail(p)->high; fd++) {
-		if (!fd_published(p, (int)fd))
-			continue;
-		if (flags & CLOSE_RANGE_CLOEXEC)
-			host_call(__NR_fcntl, fd, F_SETFD, FD_CLOEXEC);
-		else
-			close_locked(p, (int)fd);
-	}
-	lock_release(fd_lock(p));
-	return 0;
-}
-
-/* F_DUPFD and F_DUPFD_CLOEXEC; the rest of fcntl is in syscalls/fs.c. */
-
-long fd_dup_from(struct thread *t, int fd, u32 cmd, u64 least)
-{
-	enum fd_class class = fd_class_of(t->proc, fd);
-	least = (u32)least;
-	if (least >= t->proc->nofile[0])
-		return -EINVAL;
-	long r = host_call(__NR_fcntl, fd, cmd, least);
-	return r < 0 ? r : publish_copy(t, (int)r, fd, class);
 }

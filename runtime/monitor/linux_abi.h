@@ -119,4 +119,15 @@ static inline u64 make_dev(u32 major, u32 minor)
 	return (u64)(minor & 0xff) | (u64)(major & 0xfff) << 8 | (u64)(minor & ~0xffu) << 12 | (u64)(major & ~0xfffu) << 32;
 }
 
+struct statx_k {
+	u32 mask, blksize;
+	u64 attributes;
+	u32 nlink, uid, gid, mode;
+	u64 ino, size, blocks, attributes_mask;
+	struct timespec_k atime, btime, ctime, mtime; /* the kernel's has 32 bits of nanoseconds and padding */
+	u32 rdev_major, rdev_minor, dev_major, dev_minor;
+	u64 tail[14];
+};
+_Static_assert(sizeof(struct statx_k) == 256, "struct statx");
+
 #endif

@@ -16,18 +16,6 @@ static bool on_noexec(int fd)
 	return !host_call(__NR_fstatfs, fd, fs) && fs[10] & ST_NOEXEC;
 }
 
-/* The file is looked at, copied from and mapped: it must be the same one all the time. Another thread may put another file at the
- * guest's number with dup2(), which leaves held numbers alone no more than the kernel does. So: the number itself where there is
- * nobody else, or one of our own. */
-static int own_number(struct proc *p, int fd)
-{
-	if (p->nthreads == 1 && !fd_shared(p))
-		return fd;
-	/* high, where no program puts its own; it would get EBUSY */
-	long own = host_call(__NR_fcntl, fd, F_DUPFD_CLOEXEC, FD_OWN);
-	return (int)(own < 0 ? host_call(__NR_fcntl, fd, F_DUPFD_CLOEXEC, 0) : own);
-}
-
 long h_mmap(struct thread *t, struct call *c)
 {
 	u32 prot = (u32)c->arg[2], flags = (u32)c->arg[3];
@@ -49,7 +37,7 @@ long h_mmap(struct thread *t, struct call *c)
 		return -EINVAL;
 	if (fd < 0)
 		return mm_map(t->proc->mm, c->arg[0], len, prot, flags, fd, 0);
-	int own = own_number(t->proc, fd);
+	int own = fd_own(t->proc, fd); /* looked at, copied from and mapped */
 	bool none = own < 0; /* the table is full: then without plan and pool, for which it must be the same file */
 	if (none)
 		own = fd;
@@ -58,8 +46,7 @@ long h_mmap(struct thread *t, struct call *c)
 						    : plan_map(t->proc, t->proc->mm, c->arg[0], len, prot, flags, own, c->arg[5]);
 	if (!IS_ERR(r) && prot & PROT_EXEC)
 		proc_trace_map(t->proc, t->tid, (u64)r, len, own, c->arg[5]);
-	if (own != fd)
-		host_call(__NR_close, own);
+	fd_own_close(own, fd);
 	return r;
 }
 

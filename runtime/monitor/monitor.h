@@ -87,7 +87,7 @@ struct proc {
 	struct lock *_Atomic copying; /* its parent's table, held until the kernel has made the child's: whoever takes this lets go of it */
 	bool strays;                /* other threads were there when its descriptors were copied */
 	struct thread *vfork_parent;/* set in a vfork child until exec/exit */
-	/* Monitor descriptors. vault_fd never moves; vault_fd-1 and vault_fd+1 are kept free for exec. */
+	/* Monitor descriptors. vault_fd never moves; vault_fd-1 and vault_fd+1 are kept for exec, by copies of it. */
 	int vault_fd;
 	int proc_fd;                /* O_PATH root of the container's procfs */
 	int store_fd, planner_fd;   /* plan store (O_RDONLY), planner socket; -1: none */
@@ -226,6 +226,7 @@ void fd_unpublish(struct proc *p, int fd);
 void fd_start(struct proc *p, const u64 *map, u32 n); /* marks those that are open */
 u32 fd_map_size(struct proc *p);
 void fd_map(struct proc *p, u64 *map, u32 n);
+void fd_keep_neighbours(struct proc *p); /* of the vault: nothing else is ever opened at their numbers */
 bool fd_full(struct proc *p); /* a new descriptor would have a number above the guest's limit */
 void fd_copy(struct proc *child, struct proc *parent); /* own table of a child that shares memory; the parent's lock is held */
 void fd_share(struct proc *child, struct proc *parent); /* CLONE_FILES */

@@ -245,10 +245,9 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	p->pid = (int)host_call(__NR_getpid);
 	t->tid = (int)host_call(__NR_gettid);
 	identify(self_fd, &p->monitor_dev, &p->monitor_ino);
-	host_call(__NR_close, self_fd);
 	host_call(__NR_fcntl, p->vault_fd, F_SETFD, 1);
 	const struct psb_start *start = read_start_record(start_fd);
-	host_call(__NR_close, start_fd);
+	fd_keep_neighbours(p); /* in place of what stood there */
 	if (start->end_signal)
 		end_by_signal((int)start->end_signal);
 	if (!start->is_exec) /* a guest's execve has inherited it */

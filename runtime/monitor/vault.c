@@ -28,12 +28,18 @@ long vault_open(int vault_fd, struct vault *v)
 	struct msghdr_k m = {.iov = (u64)&iov, .iovlen = 1, .control = (u64)&control, .controllen = sizeof control};
 	for (int i = 0; i < PSB_VAULT_MAX; i++)
 		v->fd[i] = -1;
+	u32 got = 0;
 	long n = host_call(__NR_recvmsg, vault_fd, &m, MSG_PEEK | MSG_CMSG_CLOEXEC);
 	if (IS_ERR(n))
 		return n;
+	if (n == sizeof head && m.controllen >= 16 && control.level == SOL_SOCKET && control.type == SCM_RIGHTS)
+		got = (u32)(control.len - 16) / 4;
 	if (n != sizeof head || head.magic != PSB_VAULT_MAGIC || head.version != PSB_ABI_VERSION || head.nfds > PSB_VAULT_MAX ||
-	    m.controllen < 16 || control.level != SOL_SOCKET || control.type != SCM_RIGHTS || (control.len - 16) / 4 != head.nfds)
-		return -EINVAL;
+	    got != head.nfds) {
+		for (u32 i = 0; i < got && i < PSB_VAULT_MAX; i++) /* numbers ran out in the middle */
+			host_call(__NR_close, control.fd[i]);
+		return n == sizeof head && got < head.nfds ? -EMFILE : -EINVAL;
+	}
 	for (u32 i = 0; i < head.nfds; i++)
 		if (head.role[i] < PSB_VAULT_MAX)
 			v->fd[head.role[i]] = control.fd[i];

@@ -1,7 +1,10 @@
 /* Descriptor numbers that change their meaning while calls use them, and what the monitor counts about them.
  *     select   the table grows while select() looks at it
  *     part     a process that shares its descriptors with another gets a table of its own, and goes on opening files
- *     holds    65536 uses of one number, which is then closed */
+ *     holds    65536 uses of one number, which is then closed
+ *     swap     a directory becomes /proc/self/fd and back, while it is copied and listed
+ *     exec     files at the numbers that an execve uses
+ *     full     a number is closed that a call uses, when there is no other one left */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -13,8 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -183,6 +189,132 @@ static int holds(void)
 	return 0;
 }
 
+/* --- swap -------------------------------------------------------------------------------------------------------------------- */
+
+enum { PLACE = 20, MONITORS = 900 }; /* no number of ours is as high as the latter */
+
+static int plain, numbers;
+
+static void *swap(void *unused)
+{
+	while (!stop) {
+		dup2(numbers, PLACE);
+		dup2(plain, PLACE);
+	}
+	return unused;
+}
+
+/* Names in the directory that are numbers no one here has. */
+static int strange(int fd)
+{
+	static char buf[32768];
+	int n = 0;
+	lseek(fd, 0, SEEK_SET);
+	long len = syscall(SYS_getdents64, fd, buf, sizeof buf);
+	for (long at = 0; at < len; at += *(unsigned short *)(buf + at + 16))
+		n += atoi(buf + at + 19) >= MONITORS;
+	return n;
+}
+
+static int swaps(void)
+{
+	pthread_t t;
+	int direct = 0, copies = 0;
+	plain = open("/", O_RDONLY | O_DIRECTORY);
+	numbers = open("/proc/self/fd", O_RDONLY | O_DIRECTORY);
+	dup2(plain, PLACE);
+	pthread_create(&t, NULL, swap, NULL);
+	for (int i = 0; i < 15000; i++) {
+		direct += strange(PLACE);
+		int fd = i & 1 ? dup(PLACE) : fcntl(PLACE, F_DUPFD_CLOEXEC, 30);
+		if (fd < 0)
+			return 2;
+		copies += strange(fd);
+		close(fd);
+	}
+	stop = 1;
+	pthread_join(t, NULL);
+	printf("strange numbers: %d %d\n", direct, copies);
+	return 0;
+}
+
+/* --- exec ------------------------------------------------------------------------------------------------------------------- */
+
+/* Fails when everything is in place for the next program. */
+static void *exec_in_vain(void *unused)
+{
+	char *huge = malloc(1 << 20), *argv[] = {huge, NULL};
+	memset(huge, 'x', (1 << 20) - 1);
+	huge[(1 << 20) - 1] = 0;
+	while (!stop)
+		execve("/proc/self/exe", argv, argv);
+	free(huge);
+	return unused;
+}
+
+static int open_many(void)
+{
+	int n = 0;
+	while (open("/dev/null", O_RDONLY) >= 0)
+		n++;
+	return n;
+}
+
+enum { SPARE = 16, BATCH = 6 }; /* an execve has a dozen open for a moment */
+
+static int other_files(void)
+{
+	pthread_t t;
+	struct stat st;
+	int other = 0, highest = 1023;
+	open_many();
+	while (close(highest))
+		highest--;
+	for (int i = 0; i < SPARE; i++)
+		close(100 + i);
+	pthread_create(&t, NULL, exec_in_vain, NULL);
+	for (int i = 0; i < 8000; i++) {
+		int fd[BATCH];
+		for (int k = 0; k < BATCH; k++)
+			fd[k] = open("/dev/null", O_RDONLY); /* or none: the other thread has it */
+		for (int k = 0; k < BATCH; k++)
+			other += fd[k] >= 0 && (fstat(fd[k], &st) || st.st_rdev != makedev(1, 3));
+		for (int k = 0; k < BATCH; k++)
+			close(fd[k]);
+	}
+	stop = 1;
+	pthread_join(t, NULL);
+	printf("other files: %d\n", other);
+	return 0;
+}
+
+/* --- full ------------------------------------------------------------------------------------------------------------------- */
+
+static int ends[2];
+
+static void *read_end(void *byte)
+{
+	return (void *)read(ends[0], byte, 1);
+}
+
+static int full_table(void)
+{
+	pthread_t t;
+	char byte = 0;
+	void *got;
+	if (pipe(ends) || pthread_create(&t, NULL, read_end, &byte))
+		return 2;
+	usleep(300000);
+	open_many();
+	printf("close: %d", close(ends[0]));
+	printf(", again: %d", close(ends[0]));
+	printf(", write: %zd", write(ends[1], "x", 1));
+	pthread_join(t, &got);
+	int fd = open("/dev/null", O_RDONLY);
+	printf(", read: %ld %c, number: %d\n", (long)got, byte, fd == ends[0]);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
@@ -193,5 +325,11 @@ int main(int argc, char **argv)
 		printf("part %d %d\n", part(0), part(1));
 	else if (!strcmp(mode, "holds"))
 		return holds();
+	else if (!strcmp(mode, "swap"))
+		return swaps();
+	else if (!strcmp(mode, "exec"))
+		return other_files();
+	else if (!strcmp(mode, "full"))
+		return full_table();
 	return 0;
 }

@@ -3,6 +3,7 @@
  * directory is never a magic link that gets followed. */
 #include "../linux_abi.h"
 #include "../peer.h"
+#include "../procfs.h"
 #include "handlers.h"
 
 #define F_SETOWN 8
@@ -204,17 +205,6 @@ long h_newfstatat(struct thread *t, struct call *c)
 	return give_stat(t, host_call(__NR_newfstatat, a[0], a[1], &st, a[3]), &st, a[2], (int)a[0], path, !(a[3] & AT_SYMLINK_NOFOLLOW));
 }
 
-struct statx_k {
-	u32 mask, blksize;
-	u64 attributes;
-	u32 nlink, uid, gid, mode;
-	u64 ino, size, blocks, attributes_mask;
-	struct timespec_k atime, btime, ctime, mtime; /* the kernel's has 32 bits of nanoseconds and padding */
-	u32 rdev_major, rdev_minor, dev_major, dev_minor;
-	u64 tail[14];
-};
-_Static_assert(sizeof(struct statx_k) == 256, "struct statx");
-
 #define STATX_BASIC_STATS 0x7ffu
 
 static void statx_of(struct statx_k *x, const struct stat_k *st)
@@ -354,12 +344,8 @@ long h_readlinkat(struct thread *t, struct call *c)
 }
 
 /* Directory entries of procfs are filtered in our own memory, so that the guest never sees the unfiltered buffer. */
-long h_getdents(struct thread *t, struct call *c)
+static long filtered_dirents(struct thread *t, struct call *c, int fd, const u64 *a)
 {
-	const u64 *a = marshal_of(t)->arg;
-	int fd = (int)a[0];
-	if (fd_class_of(t->proc, fd) != FD_PROC_DIR)
-		return host_call(c->nr, fd, a[1], a[2]);
 	u64 size = a[2] < 32768 ? a[2] : 32768;
 	u8 *buf = marshal_alloc(t, size);
 	if (!buf)
@@ -374,6 +360,18 @@ long h_getdents(struct thread *t, struct call *c)
 		long r = copy_to_guest(gptr_of(a[1]), buf, (u64)n);
 		return r ? r : n;
 	}
+}
+
+long h_getdents(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	int fd = (int)a[0], own = fd_own(t->proc, fd);
+	if (own < 0)
+		return own;
+	bool proc = own == fd ? fd_class_of(t->proc, fd) == FD_PROC_DIR : procfs_is(own);
+	long r = proc ? filtered_dirents(t, c, own, a) : host_call(c->nr, own, a[1], a[2]);
+	fd_own_close(own, fd);
+	return r;
 }
 
 /* --- changes by path ------------------------------------------------------------------------------------------------- */

@@ -74,6 +74,10 @@ bool fd_hold_in_handler(struct proc *p, int fd);
 void fd_drop_in_handler(struct proc *p, int fd);
 /* The same for the rest of the call. */
 bool marshal_hold(struct thread *t, int fd);
+/* A number that means the same file as long as the call wants it, whatever other threads do with `fd`: that itself where there is nobody
+ * else, or one of our own (-errno: there is none left). */
+int fd_own(struct proc *p, int fd);
+void fd_own_close(int own, int fd);
 /* Publishes a descriptor whose nature is known from the call that made it. */
 long fd_publish_as(struct thread *t, int fd, enum fd_class class);
 /* As dup3() of published `from`: `to`, or -errno. */

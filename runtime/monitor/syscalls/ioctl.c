@@ -7,7 +7,8 @@ enum ioctl_kind {
 	I_NONE,  /* no argument, or a number */
 	I_PTR,   /* `size` bytes */
 	I_FD,    /* the argument is a descriptor */
-	I_NEWFD, /* the result is a descriptor */
+	I_NEWFD_TTY, /* the result is a descriptor, if the file is of this kind: others may answer any number */
+	I_NEWFD_NS,
 	I_IFCONF, /* struct ifconf: length and pointer */
 	I_RANGE, /* struct file_clone_range or file_dedupe_range: starts with a descriptor */
 	I_FIEMAP,
@@ -67,7 +68,7 @@ static const struct ioctl_row rows[] = {
 	{0x80045432, I_PTR, 0, 4}, /* TIOCGDEV */
 	{0x80045438, I_PTR, 0, 4}, /* TIOCGPKT */
 	{0x80045439, I_PTR, 0, 4}, /* TIOCGPTLCK */
-	{0x5441, I_NEWFD, I_WAITS, 0}, /* TIOCGPTPEER */
+	{0x5441, I_NEWFD_TTY, I_WAITS, 0}, /* TIOCGPTPEER */
 	/* any descriptor */
 	{0x5450, I_NONE, 0, 0}, /* FIONCLEX */
 	{0x5451, I_NONE, 0, 0}, /* FIOCLEX */
@@ -92,8 +93,8 @@ static const struct ioctl_row rows[] = {
 	{0x127b, I_PTR, 0, 4}, /* BLKPBSZGET */
 	{0x125e, I_PTR, 0, 4}, /* BLKROGET */
 	/* namespaces */
-	{0xb701, I_NEWFD, 0, 0}, /* NS_GET_USERNS */
-	{0xb702, I_NEWFD, 0, 0}, /* NS_GET_PARENT */
+	{0xb701, I_NEWFD_NS, 0, 0}, /* NS_GET_USERNS */
+	{0xb702, I_NEWFD_NS, 0, 0}, /* NS_GET_PARENT */
 	{0xb703, I_NONE, 0, 0}, /* NS_GET_NSTYPE */
 	{0xb704, I_PTR, 0, 4}, /* NS_GET_OWNER_UID */
 	/* random */
@@ -199,6 +200,28 @@ static long clone_range(struct thread *t, struct call *c, const u64 *a)
 	return call_host(t, c, __NR_ioctl, a[0], a[1], (u64)range, 0, 0, 0);
 }
 
+#define NSFS_MAGIC 0x6e736673
+
+static bool makes_descriptors(int fd, u8 kind)
+{
+	struct stat_k st;
+	struct statfs_k fs;
+	if (kind == I_NEWFD_NS)
+		return !host_call(__NR_fstatfs, fd, &fs) && fs.type == NSFS_MAGIC;
+	return !host_call(__NR_fstat, fd, &st) && (st.mode & S_IFMT) == S_IFCHR && dev_major(st.rdev) == 5 && dev_minor(st.rdev) == 2; /* ptmx */
+}
+
+/* A file system in user space lets its server choose what any request answers: the number of some file of the monitor's, for instance. */
+static long make_descriptor(struct thread *t, struct call *c, u8 kind, const u64 *a)
+{
+	int own = fd_own(t->proc, (int)a[0]);
+	if (own < 0)
+		return own;
+	long r = makes_descriptors(own, kind) ? call_host(t, c, __NR_ioctl, (u64)own, (u32)a[1], a[2], 0, 0, 0) : -ENOTTY;
+	fd_own_close(own, (int)a[0]);
+	return r < 0 ? r : fd_publish(t, (int)r);
+}
+
 long h_ioctl(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
@@ -213,15 +236,14 @@ long h_ioctl(struct thread *t, struct call *c)
 	/* terminals make background processes wait and signal them: the caller has to be the thread itself */
 	if (!c->may_block && (r->flags & I_WAITS || fd_class_of(t->proc, (int)a[0]) == FD_TTY))
 		return CALL_TO_TRAP;
-	long ret;
 	switch (r->kind) {
 	case I_FD:
 		if (!marshal_hold(t, (int)a[2]))
 			return -EBADF;
 		return call_host(t, c, __NR_ioctl, a[0], request, a[2], 0, 0, 0);
-	case I_NEWFD:
-		ret = call_host(t, c, __NR_ioctl, a[0], request, a[2], 0, 0, 0);
-		return ret < 0 ? ret : fd_publish(t, (int)ret);
+	case I_NEWFD_TTY:
+	case I_NEWFD_NS:
+		return make_descriptor(t, c, r->kind, a);
 	case I_IFCONF:
 		return get_ifconf(a[0], a[2]);
 	case I_FIEMAP:

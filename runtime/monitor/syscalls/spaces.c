@@ -135,6 +135,27 @@ long h_umount2(struct thread *t, struct call *c)
 	return r ? r : host_call(__NR_umount2, a[0], a[1]);
 }
 
+/* Descriptors that a file system is told by their numbers (FUSE, autofs, 9p): as any other that a call uses. One that is not the
+ * program's is not open; numbers are decimal, as everybody writes them. */
+static long hold_told(struct thread *t, const char *options)
+{
+	static const char *const keys[] = {"fd=", "rfdno=", "wfdno="};
+	for (const char *s = options; s; s = strchr(s, ','), s = s ? s + 1 : NULL) {
+		for (u32 i = 0; i < ARRAY_LEN(keys); i++) {
+			u64 n = strlen(keys[i]);
+			if (strncmp(s, keys[i], n))
+				continue;
+			u32 fd = 0;
+			const char *digit = s + n;
+			for (; *digit >= '0' && *digit <= '9' && fd < FD_MAX && (fd || digit == s + n); digit++)
+				fd = fd * 10 + (u32)(*digit - '0');
+			if (digit == s + n || (*digit && *digit != ',') || !marshal_hold(t, (int)fd))
+				return -EINVAL;
+		}
+	}
+	return 0;
+}
+
 /* mount: the kernel asks for the capability. A path in procfs as source would give per-process files new names; its root does not, because
  * below another name than /proc nothing of it can be opened (procfs.c). */
 #define MS_REMOUNT 32ul
@@ -160,5 +181,7 @@ long h_mount(struct thread *t, struct call *c)
 			return refuse(t, -EPERM);
 	}
 	long r = check_path(t, (const char *)a[1]);
+	if (!r && a[4])
+		r = hold_told(t, (const char *)a[4]);
 	return r ? r : host_call(__NR_mount, a[0], a[1], a[2], a[3], a[4]);
 }
