@@ -1,8 +1,8 @@
 """`pysandbox do`: a program of this host in a sandbox, without a bundle.
 
 The program sees the host's files as they are and may change them: the changes go to a private layer that ends with
-it. Its processes, mounts, IPC and network are its own; working directory, environment and standard streams are the
-caller's.
+it. Its processes, mounts, IPC, network and, on a terminal, the terminal are its own; working directory, environment and
+otherwise the standard streams are the caller's.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def config(request: Request) -> dict[str, Any]:
     umask = os.umask(0)
     os.umask(umask)
     raw["process"] = {
-        "terminal": False,
+        "terminal": on_terminal(),
         "user": {"uid": os.getuid(), "gid": os.getgid(), "additionalGids": os.getgroups(), "umask": umask},
         "args": list(request.args),
         "env": [f"{name}={value}" for name, value in env.items() if name],
@@ -111,6 +111,15 @@ def config(request: Request) -> dict[str, Any]:
     if request.policy:
         raw["linux"]["seccomp"] = load_policy(request.policy)
     return raw
+
+
+def on_terminal() -> bool:
+    """Whether the caller sits at a terminal with all three standard streams, in its foreground: the program gets one of its own
+    then, by which keys such as Ctrl-C reach its whole session. A job in the background would be stopped for touching it."""
+    try:
+        return all(os.isatty(fd) for fd in (0, 1, 2)) and os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:  # a terminal, but not the one that controls this process
+        return False
 
 
 def load_policy(path: str) -> Any:

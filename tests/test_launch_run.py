@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -397,8 +398,6 @@ def test_terminal_by_console_socket(box: Box, tmp_path: Path) -> None:
 
 def test_terminal_in_the_foreground(box: Box) -> None:
     box.configure('tty; stty size; read x; echo "<$x>"; exit 4', process(terminal=True))
-    import pty
-
     master, slave = pty.openpty()
     subprocess.run(["stty", "rows", "33", "cols", "99"], stdin=slave, check=True)
     launcher = subprocess.Popen(
@@ -424,8 +423,6 @@ def test_terminal_in_the_foreground(box: Box) -> None:
 def test_terminal_with_its_output_in_a_pipe(box: Box) -> None:
     """Lines are the program's, as with runc: no carriage returns."""
     box.configure("tty; printf 'a\\r\\nb\\n'", process(terminal=True))
-    import pty
-
     master, slave = pty.openpty()
     outputs = [
         subprocess.run(
@@ -556,4 +553,22 @@ def test_do(box: Box, tmp_path: Path) -> None:
     assert "executable file not found in $PATH" in box.psb("do", "no-such-program").stderr
     networks = [box.psb("do", "--net", net, "ls", "/sys/class/net").stdout.split() for net in ("none", "host")]
     assert networks == [["lo"], sorted(os.listdir("/sys/class/net"))]
+    box.nothing_left()
+
+
+def test_do_on_a_terminal(box: Box) -> None:
+    """The program's session has a terminal of its own: Ctrl-C reaches the shell and its child alike."""
+    pid, master = pty.fork()
+    if pid == 0:
+        command = box.command("do", "--", "sh", "-c", "trap 'exit 3' INT; tty; sleep 60; echo end")
+        os.execve(command[0], command, box.env)
+    output = b""
+    while b"/dev/pts/" not in output:
+        output += os.read(master, 4096)
+    time.sleep(0.2)  # for the sleep to begin
+    began = time.monotonic()
+    os.write(master, b"\x03")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    assert time.monotonic() - began < 30
+    os.close(master)
     box.nothing_left()
