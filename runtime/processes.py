@@ -18,7 +18,7 @@ def of_container(state: State) -> list[int]:
     """Host pids, in order: the members of its groups, or, where it has none, of its pid namespace."""
     groups = [path for path in cgroups.directories(cgroups.of_state(state)) if os.path.isdir(path)]
     if groups:
-        return cgroups.processes(groups)
+        return [pid for pid in cgroups.processes(groups) if not _is_kernels(pid)]
     init = state.pid
     if not init:
         return []
@@ -26,6 +26,18 @@ def of_container(state: State) -> list[int]:
     if space == _pid_space(os.getpid()):
         return [init]
     return sorted(int(name) for name in os.listdir("/proc") if name.isdecimal() and _pid_space(int(name)) == space)
+
+
+_PF_KTHREAD = 0x200000  # include/linux/sched.h
+
+
+def _is_kernels(pid: int) -> bool:
+    """Whether it is a thread of the kernel's: before Linux 6.16 KVM puts one for each virtual machine into the maker's groups."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", 0) as file:
+            return bool(int(file.read().rpartition(b")")[2].split()[6]) & _PF_KTHREAD)
+    except OSError:
+        return False  # ended meanwhile, or not to be seen from here
 
 
 def _pid_space(pid: int) -> str:
