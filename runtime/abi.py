@@ -110,6 +110,8 @@ NOTIFY_ADD = 2
 NOTIFY_ADD_AND_ANSWER = 3
 NOTIFY_CLOEXEC = 1
 NOTIFY_AT = 2
+FACTS_MAGIC = 0x3153544346425350
+FACTS_SIZE = 0x4000
 CTL_VERSION = 2
 CTL_RECORDS = 1024
 CTL_RECORD = 0x2000
@@ -384,10 +386,10 @@ class Vault:
 
 
 class Start:
-    """`struct psb_start`, 128 bytes."""
+    """`struct psb_start`, 136 bytes."""
 
-    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "nofile_soft", "nofile_hard", "facts_off", "facts_len", "no_new_privs", "end_signal", "ignored",)
-    SIZE = 128
+    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "nofile_soft", "nofile_hard", "facts_off", "facts_len", "no_new_privs", "end_signal", "ignored", "facts_fd", "reserved",)
+    SIZE = 136
     OFFSET = {
         "magic": 0,
         "version": 8,
@@ -414,8 +416,10 @@ class Start:
         "no_new_privs": 112,
         "end_signal": 116,
         "ignored": 120,
+        "facts_fd": 128,
+        "reserved": 132,
     }
-    _layout = Struct("<QIIIIIIiiIIQQIIIIQQQIIIIQ")
+    _layout = Struct("<QIIIIIIiiIIQQIIIIQQQIIIIQII")
 
     def __init__(
         self,
@@ -445,6 +449,8 @@ class Start:
         no_new_privs: int = 0,
         end_signal: int = 0,
         ignored: int = 0,
+        facts_fd: int = 0,
+        reserved: int = 0,
     ) -> None:
         self.magic: int = magic
         self.version: int = version
@@ -471,6 +477,8 @@ class Start:
         self.no_new_privs: int = no_new_privs
         self.end_signal: int = end_signal
         self.ignored: int = ignored
+        self.facts_fd: int = facts_fd
+        self.reserved: int = reserved
 
     def to_bytes(self) -> bytes:
         return self._layout.pack(
@@ -499,6 +507,8 @@ class Start:
             self.no_new_privs,
             self.end_signal,
             self.ignored,
+            self.facts_fd,
+            self.reserved,
         )
 
     @classmethod
@@ -530,6 +540,8 @@ class Start:
         no_new_privs: int = 0,
         end_signal: int = 0,
         ignored: int = 0,
+        facts_fd: int = 0,
+        reserved: int = 0,
     ) -> bytes:
         return cls(
             magic=magic,
@@ -557,6 +569,8 @@ class Start:
             no_new_privs=no_new_privs,
             end_signal=end_signal,
             ignored=ignored,
+            facts_fd=facts_fd,
+            reserved=reserved,
         ).to_bytes()
 
     @classmethod
@@ -588,6 +602,55 @@ class Start:
         new.no_new_privs = values[22]
         new.end_signal = values[23]
         new.ignored = values[24]
+        new.facts_fd = values[25]
+        new.reserved = values[26]
+        return new
+
+
+class Facts:
+    """`struct psb_facts`, 16 bytes."""
+
+    __slots__ = ("magic", "len",)
+    SIZE = 16
+    OFFSET = {
+        "magic": 0,
+        "len": 8,
+    }
+    _layout = Struct("<QQ")
+
+    def __init__(
+        self,
+        *,
+        magic: int = 0,
+        len: int = 0,
+    ) -> None:
+        self.magic: int = magic
+        self.len: int = len
+
+    def to_bytes(self) -> bytes:
+        return self._layout.pack(
+            self.magic,
+            self.len,
+        )
+
+    @classmethod
+    def pack(
+        cls,
+        *,
+        magic: int = 0,
+        len: int = 0,
+    ) -> bytes:
+        return cls(
+            magic=magic,
+            len=len,
+        ).to_bytes()
+
+    @classmethod
+    def unpack(cls, buf: Buffer, offset: int = 0) -> Facts:
+        values = cls._layout.unpack_from(buf, offset)
+        new = cls.__new__(cls)
+        new.magic = values[0]
+        new.len = values[1]
         return new
 
 

@@ -118,6 +118,5 @@ class _Inbox:
     def joined(self) -> None:
         self._wait(launch_channel.JOINED)
 
-    def plans(self) -> tuple[int | None, int | None]:
-        index, store = self._wait(launch_channel.PLANS) or (None, None)
-        return index, store
+    def plans(self) -> list[int]:
+        return self._wait(launch_channel.PLANS)

@@ -194,10 +194,9 @@ class Inbox:
         """Descriptors in the order of `LATE_ROLES`."""
         return self._wait(launch_channel.LATE)
 
-    def plans(self) -> tuple[int | None, int | None]:
-        """Descriptors of plan index and plan store, None where there are no plans."""
-        index, store = self._wait(launch_channel.PLANS) or (None, None)
-        return index, store
+    def plans(self) -> list[int]:
+        """Descriptors of plan index, plan store and the facts about this host where they can be had; none without plans."""
+        return self._wait(launch_channel.PLANS)
 
     def sources(self, plan: LaunchPlan) -> tuple[int, Callable[[int], int]]:
         """The root, and what gives the source of the bind mount with a number; opened by someone with the host's rights."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         """What the launcher tells; each waits for it."""
 
         def joined(self) -> None: ...
-        def plans(self) -> tuple[int | None, int | None]: ...
+        def plans(self) -> list[int]: ...
 
 
 _SIGKILL = 9
@@ -81,9 +81,11 @@ def become(
     inbox.joined()
     if not program.keep_cpus:
         all_cpus(channel)
-    index, store = inbox.plans()
-    if index is not None and store is not None:
-        roles = {**roles, abi.FD_PLAN_INDEX: index, abi.FD_PLAN_STORE: store}
+    plans = inbox.plans()
+    if plans:
+        roles = {**roles, abi.FD_PLAN_INDEX: plans[0], abi.FD_PLAN_STORE: plans[1]}
+    facts_file = plans[2] if len(plans) > 2 else -1
+    facts = b"" if facts_file < 0 else launch_vault.read_facts(facts_file)
     vault = launch_vault.make_vault(roles)
 
     process.set_scheduling(wanted)
@@ -108,6 +110,8 @@ def become(
     launch_program.check_format(path)
     first_free = 3 + program.listen_fds + program.preserve_fds
     number = launch_vault.monitor_number(process.own_descriptor_limit(), first_free)
+    waiting = [] if start_socket is None else [start_socket]
+    leaving = [] if facts_file < 0 or facts else [facts_file]
     record = launch_vault.start_record(
         path=os.path.realpath(path),
         execfn=path,
@@ -117,13 +121,14 @@ def become(
         pin=program.pin,
         stack_limit=process.stack_limit(wanted.rlimits),
         nofile=nofile,
-        wait_fd=0 if start_socket is None else number + 3,
+        wait_fd=number + 3 if waiting else 0,
         no_new_privs=wanted.no_new_privileges,
+        facts=facts,
+        facts_fd=number + 3 + len(waiting) if leaving else 0,
     )
     # Whatever an engine leaked into the runtime stops here; those at their numbers are set inheritable afterwards.
     native.close_range(first_free, flags=native.CLOSE_RANGE_CLOEXEC)
-    waiting = () if start_socket is None else (start_socket,)
-    launch_vault.place(number, roles[abi.FD_MONITOR], vault, record, *waiting)
+    launch_vault.place(number, roles[abi.FD_MONITOR], vault, record, *waiting, *leaving)
     channel.step(f"program {path}, monitor at descriptor {number}")
     channel.send(launch_channel.READY)
     if program.detach:

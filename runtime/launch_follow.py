@@ -88,8 +88,10 @@ def follow(
 ) -> None:
     """The child's messages until its exec. Raises the error it sends. `more`: handlers of further kinds."""
     # Imported while the child is busy with its root.
+    from pysandbox.runtime.launch_vault import open_facts
     from pysandbox.runtime.rewriter import plans as _  # noqa: F401
 
+    facts = open_facts()
     ready = False
     notes: list[str] = []
     while (message := channel.receive()) is not None:
@@ -99,7 +101,9 @@ def follow(
             running.plans = plans
             os.close(fds[0])
             try:
-                channel.send(launch_channel.PLANS, fds=(plans.index_fd, plans.store_fd) if plans else ())
+                facts = open_facts() if facts < 0 else facts  # the store may be new
+                known = () if facts < 0 else (facts,)
+                channel.send(launch_channel.PLANS, fds=(plans.index_fd, plans.store_fd, *known) if plans else ())
             except BrokenPipeError:
                 continue  # the child has failed meanwhile; its message is still to be read
         elif kind == launch_channel.TERMINAL:
@@ -115,6 +119,8 @@ def follow(
         elif more and kind in more:
             more[kind](text, fds)
     joiner.finish()
+    if facts >= 0:
+        os.close(facts)
     if ready:
         # Not before: about a program that cannot run at all there is one thing to say.
         for note in notes:

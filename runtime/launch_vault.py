@@ -4,6 +4,7 @@ started").
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from _socket import AF_UNIX, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_DGRAM, SOL_SOCKET, socketpair
@@ -16,6 +17,7 @@ _SEAL_ALL = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
 _MONITOR_FD = 1064
 _PAGE = 4096
 _POOL_SIZE = 16 << 20
+_FACTS = "facts."
 
 
 def sealed_memfd(name: str, content: bytes) -> int:
@@ -32,10 +34,14 @@ def _fill(fd: int, content: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def _monitor_path() -> str:
+    return os.environ.get("PSB_MONITOR") or os.path.join(os.path.dirname(os.path.abspath(__file__)), "psb-monitor")
+
+
 def monitor_memfd() -> int:
     """The monitor binary, copied once per container: whatever a container does to it through /proc/PID/exe, the
     installed file and other containers' copies are out of reach (and a sealed memfd cannot be written anyway)."""
-    path = os.environ.get("PSB_MONITOR") or os.path.join(os.path.dirname(os.path.abspath(__file__)), "psb-monitor")
+    path = _monitor_path()
     try:
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -95,6 +101,51 @@ def pool_memfd(memory_limit: int) -> int:
     return fd
 
 
+def open_facts() -> int:
+    """The file of facts about this host (struct psb_facts) for this boot, this KVM and this monitor, made when missing; -1 where
+    it cannot be had. Whoever starts a monitor without facts has it leave them there."""
+    from pysandbox.runtime.rewriter.store import Store
+
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb", 0) as file:
+            boot = file.read(36).decode()
+        binary = os.stat(_monitor_path())
+        kvm = os.stat("/sys/devices/virtual/misc/kvm").st_ino  # another one when the module is loaded again
+        identity = hash((kvm, binary.st_dev, binary.st_ino, binary.st_size, binary.st_mtime_ns))  # numbers: no random seed
+        directory = Store().path
+        name = f"{_FACTS}{boot}.{identity & (1 << 64) - 1:016x}"
+        fd = os.open(f"{directory}/{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return -1
+    try:
+        if os.fstat(fd).st_size < abi.FACTS_SIZE:
+            _new_facts(fd, directory, name)
+        return fd
+    except OSError:
+        os.close(fd)
+        return -1
+
+
+def _new_facts(fd: int, directory: str, name: str) -> None:
+    """Only ever grows the file, because monitors map it."""
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    if os.fstat(fd).st_size < abi.FACTS_SIZE:
+        empty = abi.Facts.pack(magic=abi.FACTS_MAGIC).ljust(abi.FACTS_SIZE, b"\0")
+        if os.pwrite(fd, empty, 0) < len(empty):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for other in os.listdir(directory):
+            if other.startswith(_FACTS) and other != name:
+                os.unlink(f"{directory}/{other}")
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def read_facts(fd: int) -> bytes:
+    """What a monitor has left there; nothing when none has yet."""
+    data = os.pread(fd, abi.FACTS_SIZE, 0)
+    head = abi.Facts.unpack(data)
+    return data[abi.Facts.SIZE : abi.Facts.SIZE + head.len] if head.magic == abi.FACTS_MAGIC else b""
+
+
 def make_vault(roles: dict[int, int]) -> int:
     """The vault's open end, close-on-exec. `roles`: PSB_FD_* -> descriptor; the caller's descriptors stay open."""
     writer, reader = socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
@@ -117,14 +168,18 @@ def start_record(
     nofile: tuple[int, int],
     wait_fd: int = 0,
     no_new_privs: bool = False,
+    facts: bytes = b"",
+    facts_fd: int = 0,
 ) -> int:
     """Socket that holds the struct psb_start of a container's first program. `stack_limit`: soft, bytes; `nofile`: soft
-    and hard; `wait_fd`: descriptor to wait on, 0 for none; `no_new_privs`: what the program is told."""
+    and hard; `wait_fd`: descriptor to wait on, 0 for none; `no_new_privs`: what the program is told; `facts`: about this host,
+    as a monitor has left them; `facts_fd`: where to leave them, 0 for nowhere."""
     strings = os.fsencode(path) + b"\0" + os.fsencode(execfn) + b"\0"
     path_off = abi.Start.SIZE
     fds_off = path_off + len(strings) + (-len(strings)) % 8
     words = max(fds, default=0) // 64 + 1
-    size = fds_off + 8 * words
+    facts_off = fds_off + 8 * words
+    size = facts_off + len(facts) + 1
     head = abi.Start.pack(
         magic=abi.START_MAGIC,
         version=abi.ABI_VERSION,
@@ -145,9 +200,12 @@ def start_record(
         nofile_soft=nofile[0],
         nofile_hard=nofile[1],
         no_new_privs=no_new_privs,
+        facts_off=facts_off,
+        facts_len=len(facts),
+        facts_fd=facts_fd,
     )
     published = sum(1 << fd for fd in set(fds))
-    body = strings.ljust(fds_off - path_off, b"\0") + published.to_bytes(8 * words, "little")
+    body = strings.ljust(fds_off - path_off, b"\0") + published.to_bytes(8 * words, "little") + facts + b"\0"
     writer, reader = socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
     writer.send(head + body)
     writer.close()
@@ -155,9 +213,9 @@ def start_record(
 
 
 def monitor_number(limit: int, first_free: int) -> int:
-    """The number N for monitor, vault, start record and start socket (N to N+3): out of the program's way, below its soft
+    """The number N for monitor, vault, start record, start socket and facts (N to N+4): out of the program's way, below its soft
     RLIMIT_NOFILE where there is room, and modest, since the size of the descriptor table is part of every fork."""
-    return max(first_free, 64, min(_MONITOR_FD, limit - 4))
+    return max(first_free, 64, min(_MONITOR_FD, limit - 5))
 
 
 def place(number: int, *descriptors: int) -> None:

@@ -168,11 +168,23 @@ struct psb_start {
 	uint64_t exec_tsc;
 	uint64_t nofile_soft; /* guest's RLIMIT_NOFILE; the host's is higher where the monitor needs more */
 	uint64_t nofile_hard;
-	uint32_t facts_off;   /* is_exec: what the previous monitor found out about this host (struct host_facts in */
-	uint32_t facts_len;   /* runtime/monitor/proc.h; same binary, same host), 0: nothing */
+	uint32_t facts_off;   /* what another monitor has found out about this host (struct host_facts in runtime/monitor/proc.h; */
+	uint32_t facts_len;   /* same binary, same boot), 0: nothing */
 	uint32_t no_new_privs; /* what the guest is told; the host's flag is always set */
 	uint32_t end_signal;  /* not 0: nothing is to run, the process ends by this signal */
 	uint64_t ignored;     /* is_exec: bit n - 1: signal n is ignored */
+	uint32_t facts_fd;    /* not 0: file to leave the facts in (struct psb_facts), before the program runs */
+	uint32_t reserved;
+};
+
+/* A file next to the plans, one for each binary of the monitor and boot of the host: what a container's first monitor finds out, those
+ * of later containers are told. PSB_FACTS_SIZE bytes, which are there from the beginning. */
+#define PSB_FACTS_MAGIC 0x3153544346425350 /* "PSBFCTS1" */
+#define PSB_FACTS_SIZE 16384
+
+struct psb_facts {
+	uint64_t magic;
+	uint64_t len; /* of struct host_facts behind this; written last, 0 until then */
 };
 
 /* Shared by all monitors of one container: a page with this structure, then PSB_CTL_RECORDS records of PSB_CTL_RECORD bytes, one for a

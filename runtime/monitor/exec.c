@@ -291,7 +291,7 @@ static long write_start_record(struct thread *t, const struct program *prog, con
 	struct psb_start s = {.magic = PSB_START_MAGIC, .version = PSB_ABI_VERSION, .dispatch = p->dispatch, .trace = p->trace_mode, .pin = p->pin,
 			      .is_exec = 1, .exe_fd = prog->exe_fd, .interp_fd = prog->interp_fd, .stack_limit = p->stack_limit, .nfds = nfds,
 			      .nofile_soft = p->nofile[0], .nofile_hard = p->nofile[1], .no_new_privs = p->no_new_privs, .ignored = signals_ignored(p), .facts_off = sizeof s, .exec_tsc = rdtsc()};
-	const struct host_facts *facts = host_facts(p, &s.facts_len);
+	const struct host_facts *facts = facts_collect(p, &s.facts_len);
 	s.fds_off = s.facts_off + (u32)ROUND_UP(s.facts_len, 8);
 	s.path_off = s.fds_off + nfds / 8;
 	s.execfn_off = s.path_off + (u32)path_len;

@@ -117,8 +117,8 @@ struct program {
 };
 u64 build_stack(struct proc *p, const struct image *img, u64 argc, char **argv, char **envp, const char *execfn, const u64 *host_auxv);
 
-/* What a monitor found out about this host and hands to the one that follows at an execve, because asking again would take longer
- * than the rest of its start. start.c */
+/* facts.c. What a monitor found out about this host and hands to those that follow, because asking again would take longer than the
+ * rest of their start. */
 struct vdso_layout {
 	u32 n, pad;
 	struct {
@@ -128,6 +128,8 @@ struct vdso_layout {
 };
 #define CPUID_TABLE 64u
 struct host_facts {
+	u64 sum;                     /* in a file: of all that follows */
+	u32 cpu[8];                  /* leaves 1 and 7 of this CPU, where they do not name the processor */
 	struct psb_cpuid cpuid[CPUID_TABLE];
 	struct vdso_layout vdso;
 	u64 exit_cost;               /* ring.c */
@@ -135,7 +137,13 @@ struct host_facts {
 	u8 kvm[12288];               /* kvm_facts(): as long as it is */
 };
 #define START_MAX (128ul << 10) /* a start record: facts, two paths, a bit for every descriptor number */
-const struct host_facts *host_facts(struct proc *p, u32 *len);
+const struct host_facts *facts_collect(struct proc *p, u32 *len);
+/* Whether the record had some, of the CPU that this process is on. */
+bool facts_take(struct proc *p, const struct psb_start *s);
+/* For the containers to come. */
+void facts_leave(struct proc *p, const struct psb_start *s);
+/* Where the kernel put its vDSO and the data pages in front of it, relative to the vDSO; the same in every process of a boot. */
+struct vdso_layout *vdso_facts(void);
 
 /* exec.c: the container's first program, found by path; argv gets a script's interpreter in front. */
 long exec_first(struct thread *t, struct program *prog, const char *path, u64 *argc, char ***argv);

@@ -54,9 +54,6 @@ static const struct psb_start *read_start_record(int fd)
 	return s;
 }
 
-/* Where the kernel put its vDSO and the data pages in front of it, relative to the vDSO; the same in every process of a boot. */
-static struct vdso_layout vdso_layout;
-
 static bool find_vdso(struct proc *p, u64 vdso)
 {
 	static char buf[8192];
@@ -64,7 +61,7 @@ static bool find_vdso(struct proc *p, u64 vdso)
 	if (IS_ERR(fd))
 		return false;
 	u64 have = 0;
-	struct vdso_layout *l = &vdso_layout;
+	struct vdso_layout *l = vdso_facts();
 	for (;;) {
 		long got = host_call(__NR_read, fd, buf + have, sizeof buf - 1 - have);
 		if (got <= 0)
@@ -99,7 +96,7 @@ static bool find_vdso(struct proc *p, u64 vdso)
 /* Moves the kernel's vDSO and its data pages below the guest limit, keeping their distance. */
 static void move_vdso(struct proc *p, u64 vdso)
 {
-	const struct vdso_layout *l = &vdso_layout;
+	const struct vdso_layout *l = vdso_facts();
 	if (!vdso || (!l->n && !find_vdso(p, vdso)))
 		return;
 	i64 low = l->part[0].offset;
@@ -118,34 +115,6 @@ static void move_vdso(struct proc *p, u64 vdso)
 			fatal("vDSO: no room");
 	}
 	mm->vdso = to - (u64)low;
-}
-
-const struct host_facts *host_facts(struct proc *p, u32 *len)
-{
-	static struct host_facts f;
-	u32 n;
-	const void *kvm = kvm_facts(&n);
-	*len = (u32)offsetof(struct host_facts, kvm) + n;
-	if (n > sizeof f.kvm)
-		return NULL;
-	f.vdso = vdso_layout;
-	f.exit_cost = exit_cost;
-	memcpy(f.cpuid, cpuid_answers(), sizeof f.cpuid);
-	f.ring_backoff_until = p->ring.backoff_until;
-	memcpy(f.kvm, kvm, n);
-	return &f;
-}
-
-static void take_host_facts(struct proc *p, const struct psb_start *s)
-{
-	if (!s->facts_len)
-		return;
-	const struct host_facts *f = (const struct host_facts *)((const u8 *)s + s->facts_off);
-	vdso_layout = f->vdso;
-	exit_cost = f->exit_cost;
-	cpuid_take_answers(f->cpuid);
-	p->ring.backoff_until = f->ring_backoff_until;
-	kvm_take_facts(f->kvm, s->facts_len - (u32)offsetof(struct host_facts, kvm));
 }
 
 /* The hidden pages of every guest: shim text and slots. */
@@ -259,7 +228,7 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	if (r)
 		fatal("vault: error %d", (int)-r);
 
-	take_host_facts(p, start);
+	bool known = facts_take(p, start);
 	p->vm = &first_vm;
 	p->mm = &first_mm;
 	p->dispatch = start->dispatch;
@@ -328,8 +297,12 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	r = vcpu_attach(p->vm, t);
 	if (r)
 		fatal("cannot create a virtual CPU: error %d", (int)-r);
-	if (!start->is_exec)
+	if (!known) {
 		cpuid_ask(t);
+		facts_leave(p, start);
+	}
+	if (start->facts_fd)
+		host_call(__NR_close, start->facts_fd);
 	struct image img;
 	r = load_program(p, prog->exe_fd, prog->interp_fd, &img);
 	if (r) /* the point of no return is passed: as the kernel does */
