@@ -76,9 +76,9 @@ int main(int argc, char **argv, char **envp)
 	REQUIRE((start.trace == PSB_TRACE_OFF) == (fd[PSB_FD_TRACE] < 0));
 	REQUIRE(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
 
-	/* Nothing but what is published and the three may have come through. */
+	/* Nothing but what is published, the three and the file of facts may have come through. */
 	for (int i = 0; i < 4096; i++) {
-		int known = i >= n && i <= n + 2;
+		int known = (i >= n && i <= n + 2) || (start.facts_fd && i == (int)start.facts_fd);
 		if ((uint32_t)i < start.nfds && fds[i / 64] >> i % 64 & 1) {
 			known = 1;
 			published++;
@@ -98,6 +98,8 @@ int main(int argc, char **argv, char **envp)
 	close(n);
 	close(n + 1);
 	close(n + 2);
+	if (start.facts_fd)
+		close((int)start.facts_fd);
 	for (uint32_t k = 0; k < vault.nfds; k++)
 		close(role[k]);
 	/* the monitor would keep this limit itself */
