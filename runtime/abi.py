@@ -75,6 +75,7 @@ VERDICT_LOG = 6
 VERDICT_NOTIFY = 7
 VERDICT_UNSUPPORTED = 8
 VERDICT_REFUSED = 9
+RULE_OWN = 0xffffffff
 RELEASE_ASK = 1
 RELEASE_WAITING = 2
 RELEASE_START = 3
@@ -386,10 +387,10 @@ class Vault:
 
 
 class Start:
-    """`struct psb_start`, 136 bytes."""
+    """`struct psb_start`, 144 bytes."""
 
-    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "nofile_soft", "nofile_hard", "facts_off", "facts_len", "no_new_privs", "end_signal", "ignored", "facts_fd", "reserved",)
-    SIZE = 136
+    __slots__ = ("magic", "version", "size", "dispatch", "trace", "pin", "is_exec", "exe_fd", "interp_fd", "path_off", "execfn_off", "stack_limit", "seq", "trace_chunk", "nfds", "fds_off", "wait_fd", "exec_tsc", "nofile_soft", "nofile_hard", "facts_off", "facts_len", "no_new_privs", "end_signal", "ignored", "facts_fd", "filters_off", "filters_len", "reserved",)
+    SIZE = 144
     OFFSET = {
         "magic": 0,
         "version": 8,
@@ -417,9 +418,11 @@ class Start:
         "end_signal": 116,
         "ignored": 120,
         "facts_fd": 128,
-        "reserved": 132,
+        "filters_off": 132,
+        "filters_len": 136,
+        "reserved": 140,
     }
-    _layout = Struct("<QIIIIIIiiIIQQIIIIQQQIIIIQII")
+    _layout = Struct("<QIIIIIIiiIIQQIIIIQQQIIIIQIIII")
 
     def __init__(
         self,
@@ -450,6 +453,8 @@ class Start:
         end_signal: int = 0,
         ignored: int = 0,
         facts_fd: int = 0,
+        filters_off: int = 0,
+        filters_len: int = 0,
         reserved: int = 0,
     ) -> None:
         self.magic: int = magic
@@ -478,6 +483,8 @@ class Start:
         self.end_signal: int = end_signal
         self.ignored: int = ignored
         self.facts_fd: int = facts_fd
+        self.filters_off: int = filters_off
+        self.filters_len: int = filters_len
         self.reserved: int = reserved
 
     def to_bytes(self) -> bytes:
@@ -508,6 +515,8 @@ class Start:
             self.end_signal,
             self.ignored,
             self.facts_fd,
+            self.filters_off,
+            self.filters_len,
             self.reserved,
         )
 
@@ -541,6 +550,8 @@ class Start:
         end_signal: int = 0,
         ignored: int = 0,
         facts_fd: int = 0,
+        filters_off: int = 0,
+        filters_len: int = 0,
         reserved: int = 0,
     ) -> bytes:
         return cls(
@@ -570,6 +581,8 @@ class Start:
             end_signal=end_signal,
             ignored=ignored,
             facts_fd=facts_fd,
+            filters_off=filters_off,
+            filters_len=filters_len,
             reserved=reserved,
         ).to_bytes()
 
@@ -603,7 +616,9 @@ class Start:
         new.end_signal = values[23]
         new.ignored = values[24]
         new.facts_fd = values[25]
-        new.reserved = values[26]
+        new.filters_off = values[26]
+        new.filters_len = values[27]
+        new.reserved = values[28]
         return new
 
 

@@ -58,6 +58,7 @@
 #define PSB_VERDICT_NOTIFY 7
 #define PSB_VERDICT_UNSUPPORTED 8 /* no row in the dispatcher's table: ENOSYS */
 #define PSB_VERDICT_REFUSED 9     /* the monitor's own rules refuse (procfs, ioctl, pin, ...) */
+#define PSB_RULE_OWN 0xffffffff   /* in the place of a rule's number: a filter that the program gave itself decided */
 
 /* --- How a monitor is started ---------------------------------------------------------------
  * The launcher (first process) or a monitor (guest execve) executes the sealed monitor memfd with
@@ -174,6 +175,8 @@ struct psb_start {
 	uint32_t end_signal;  /* not 0: nothing is to run, the process ends by this signal */
 	uint64_t ignored;     /* is_exec: bit n - 1: signal n is ignored */
 	uint32_t facts_fd;    /* not 0: file to leave the facts in (struct psb_facts), before the program runs */
+	uint32_t filters_off; /* is_exec: the program's own seccomp filters (runtime/monitor/seccomp.c), a multiple of 8 */
+	uint32_t filters_len;
 	uint32_t reserved;
 };
 

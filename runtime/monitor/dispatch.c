@@ -5,6 +5,7 @@
  * and host addresses are equal below PSB_GUEST_LIMIT, and the kernel answers EFAULT for what is not mapped. */
 #include "linux_abi.h"
 #include "monitor.h"
+#include "seccomp.h"
 #include "signal.h"
 #include "syscalls/handlers.h"
 #include "syscalls/row.h"
@@ -303,6 +304,8 @@ struct decision {
 static struct decision decide(struct thread *t, const struct row *r, const struct call *c)
 {
 	struct policy_result p = policy_decide(t->proc->policy, c->nr, c->arg);
+	if (unlikely(t->filters))
+		seccomp_decide(t, c, &p);
 	struct decision d = {p.verdict, p.data, p.rule};
 	if (d.verdict != PSB_VERDICT_ALLOW && d.verdict != PSB_VERDICT_LOG)
 		return d;
@@ -347,7 +350,7 @@ static long denied(struct thread *t, const struct call *c, const struct decision
 	case PSB_VERDICT_TRACE: /* without a tracer the kernel says this */
 		return -ENOSYS;
 	case PSB_VERDICT_KILL_THREAD:
-		thread_killed_by_policy(t);
+		thread_killed_by_policy(t, d->rule == PSB_RULE_OWN ? (int)d->data : SIGSYS);
 	default:
 		signal_die(t, SIGSYS);
 	}

@@ -4,6 +4,7 @@
 #include "linux_abi.h"
 #include "peer.h"
 #include "proc.h"
+#include "seccomp.h"
 #include "signal.h"
 #include "syscalls/handlers.h"
 
@@ -287,19 +288,29 @@ static long write_start_record(struct thread *t, const struct program *prog, con
 	if (!fds)
 		return -ENOMEM;
 	fd_map(p, fds, nfds);
+	u64 filters_len = seccomp_size(t);
+	u8 *filters = filters_len ? host_alloc(filters_len) : NULL;
+	if (filters_len && !filters) {
+		host_free(fds, FD_NUMBERS / 8);
+		return -ENOMEM;
+	}
+	seccomp_save(t, filters);
 	u64 path_len = strlen(prog->path) + 1, fn_len = strlen(execfn) + 1;
 	struct psb_start s = {.magic = PSB_START_MAGIC, .version = PSB_ABI_VERSION, .dispatch = p->dispatch, .trace = p->trace_mode, .pin = p->pin,
 			      .is_exec = 1, .exe_fd = prog->exe_fd, .interp_fd = prog->interp_fd, .stack_limit = p->stack_limit, .nfds = nfds,
 			      .nofile_soft = p->nofile[0], .nofile_hard = p->nofile[1], .no_new_privs = p->no_new_privs, .ignored = signals_ignored(p), .facts_off = sizeof s, .exec_tsc = rdtsc()};
 	const struct host_facts *facts = facts_collect(p, &s.facts_len);
 	s.fds_off = s.facts_off + (u32)ROUND_UP(s.facts_len, 8);
-	s.path_off = s.fds_off + nfds / 8;
+	s.filters_off = s.fds_off + nfds / 8;
+	s.filters_len = (u32)filters_len;
+	s.path_off = s.filters_off + s.filters_len;
 	s.execfn_off = s.path_off + (u32)path_len;
 	s.size = s.execfn_off + (u32)fn_len;
 	trace_exec_save(&p->tracer, &s);
-	struct iovec_k iov[5] = {{(u64)&s, sizeof s}, {(u64)facts, ROUND_UP(s.facts_len, 8)}, {(u64)fds, nfds / 8}, {(u64)prog->path, path_len},
-				 {(u64)execfn, fn_len}};
-	long r = leave_record(p, iov, ARRAY_LEN(iov), s.size);
+	struct iovec_k iov[] = {{(u64)&s, sizeof s}, {(u64)facts, ROUND_UP(s.facts_len, 8)}, {(u64)fds, nfds / 8}, {(u64)filters, filters_len},
+				{(u64)prog->path, path_len}, {(u64)execfn, fn_len}};
+	long r = s.size > START_MAX ? -E2BIG : leave_record(p, iov, ARRAY_LEN(iov), s.size);
+	host_free(filters, filters_len);
 	host_free(fds, FD_NUMBERS / 8);
 	return r;
 }

@@ -151,6 +151,7 @@ struct thread {
 	bool has_tid_address;       /* set_tid_address() was called */
 	u32 memory_retries;         /* KVM_RUN failed on memory that is there: see run.c */
 	struct thread *creator;     /* valid while starting */
+	struct seccomp_filter *_Atomic filters; /* its own, newest first: seccomp.c */
 	u8 xsave[4096] __attribute__((aligned(64)));
 	u8 scratch[3 * 4096 + 512] __attribute__((aligned(64))); /* for handlers: path buffers etc.; valid during one call */
 };

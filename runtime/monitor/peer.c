@@ -9,6 +9,7 @@
  * believed in no way that matters: lengths are bounded, text is text. */
 #include "peer.h"
 #include "proc.h"
+#include "seccomp.h"
 #include "signal.h"
 #include "syscalls/handlers.h"
 
@@ -143,6 +144,9 @@ struct peer_status peer_own_status(const struct proc *p)
 {
 	static const u8 faults[] = {SIGSEGV, SIGBUS};
 	struct peer_status s = {.threads = p->nthreads, .no_new_privs = (u8)p->no_new_privs, .nofile = {p->nofile[0], p->nofile[1]}, .stack = p->stack_limit};
+	u32 mode;
+	s.filters = seccomp_count(p, &mode);
+	s.seccomp = (u8)mode;
 	for (u32 i = 0; i < ARRAY_LEN(faults); i++) {
 		u64 handler = p->sig->action[faults[i]].handler;
 		s.caught |= (u8)((handler > SIG_IGN) << i);

@@ -59,7 +59,8 @@ struct peer_status {
 	u32 threads;      /* of the program; 0: nothing is known */
 	u8 no_new_privs;
 	u8 caught, ignored; /* bit 0: SIGSEGV, 1: SIGBUS */
-	u8 unused;
+	u8 seccomp; /* SECCOMP_MODE_* of its own, or 0 */
+	u32 filters, unused; /* its own */
 	u64 nofile[2], stack; /* RLIMIT_NOFILE, soft and hard; RLIMIT_STACK, soft: the host's are the monitor's */
 };
 struct peer_status peer_own_status(const struct proc *p);
@@ -89,7 +90,7 @@ struct peer_record {
 	_Atomic u32 closing;  /* nobody is to begin any more */
 	_Atomic u32 exe_turn; /* odd while exe is written */
 	char exe[3584];       /* "": too long */
-	u8 unused[PAGE - 80 - sizeof(struct stat_k) - 3584];
+	u8 unused[PAGE - 88 - sizeof(struct stat_k) - 3584];
 	char answer[PEER_ROOM]; /* has memory from the first question on: who asks sees to it */
 };
 _Static_assert(sizeof(struct peer_record) == PSB_CTL_RECORD, "record");

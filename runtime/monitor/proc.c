@@ -5,6 +5,7 @@
 #include "linux_abi.h"
 #include "peer.h"
 #include "proc.h"
+#include "seccomp.h"
 #include "shim_offsets.h"
 #include "signal.h"
 #include "syscalls/handlers.h"
@@ -116,6 +117,7 @@ struct thread *thread_take(struct proc *p)
 	t->have_saved_sigmask = false;
 	t->robust_list = 0;
 	t->has_tid_address = false;
+	seccomp_inherit(t, NULL);
 	return t;
 }
 
@@ -195,6 +197,7 @@ static long clone_a_thread(struct thread *t, struct call *c, const struct clone_
 	child_user_state(n, t, q, call_return_regs(t, c), vcpu_get_fs(t), vcpu_get_gs(t));
 	n->creator = t;
 	n->sigmask = t->sigmask;
+	seccomp_inherit(n, t);
 	n->cred_gen = q->flags & CLONE_FS ? t->cred_gen : proc_new_generation();
 	n->own_fs = !(q->flags & CLONE_FS);
 	if (q->flags & CLONE_FS)
@@ -315,9 +318,11 @@ static long fork_process(struct thread *t, struct call *c, const struct clone_re
 	lock_acquire(&p->vm->lock);
 	lock_acquire(fd_lock(p));
 	lock_acquire(&p->sig->lock);
+	lock_acquire(seccomp_lock());
 	tracer_lock(&p->tracer);
 	r = host_call(__NR_clone, host_flags(q, pass) | (u64)q->exit_signal, 0, q->flags & CLONE_PIDFD ? (u64)&pidfd : q->ptid, q->ctid, 0);
 	tracer_unlock(&p->tracer);
+	lock_release(seccomp_lock());
 	lock_release(&p->sig->lock);
 	lock_release(fd_lock(p));
 	lock_release(&p->vm->lock);
@@ -412,6 +417,7 @@ static long spawn_sharing_memory(struct thread *t, struct call *c, const struct 
 	}
 	n->creator = t;
 	n->sigmask = t->sigmask;
+	seccomp_inherit(n, t);
 	n->cred_gen = t->cred_gen;
 	if (q->flags & CLONE_FS)
 		t->own_fs = false;
@@ -634,10 +640,10 @@ long h_exit(struct thread *t, struct call *c)
 	leave_program(t);
 }
 
-void thread_killed_by_policy(struct thread *t)
+void thread_killed_by_policy(struct thread *t, int signo)
 {
 	signal_thread_end(t);
 	if (!proc_count_threads(t->proc, -1))
-		signal_die(t, SIGSYS);
+		signal_die(t, signo);
 	leave_program(t);
 }

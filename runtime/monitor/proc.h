@@ -136,7 +136,7 @@ struct host_facts {
 	u64 ring_backoff_until;      /* TSC; the ring server of this process found the CPUs busy */
 	u8 kvm[12288];               /* kvm_facts(): as long as it is */
 };
-#define START_MAX (128ul << 10) /* a start record: facts, two paths, a bit for every descriptor number */
+#define START_MAX (192ul << 10) /* a start record: facts, two paths, a bit for every descriptor number, filters */
 const struct host_facts *facts_collect(struct proc *p, u32 *len);
 /* Whether the record had some, of the CPU that this process is on. */
 bool facts_take(struct proc *p, const struct psb_start *s);

@@ -3,6 +3,7 @@
 #include "peer.h"
 #include "linux_abi.h"
 #include "mm.h"
+#include "seccomp.h"
 #include "signal.h"
 #include "syscalls/handlers.h"
 
@@ -216,10 +217,13 @@ long make_status(struct thread *t, int fd, char *buf, u64 cap)
 	char threads[24];
 	format(threads, sizeof threads, "%u", s.threads);
 	bool filtered = policy_filters(policy);
+	char mode[4], filters[24];
+	format(mode, sizeof mode, "%u", s.seccomp ? s.seccomp : filtered ? SECCOMP_MODE_FILTER : 0u);
+	format(filters, sizeof filters, "%u", s.filters + filtered);
 	u64 len = status_set(buf, (u64)n, "NoNewPrivs:\t", s.no_new_privs ? "1" : "0");
 	len = status_set(buf, len, "Threads:\t", threads);
-	len = status_set(buf, len, "Seccomp:\t", filtered ? "2" : "0");
-	len = status_set(buf, len, "Seccomp_filters:\t", filtered ? "1" : "0");
+	len = status_set(buf, len, "Seccomp:\t", mode);
+	len = status_set(buf, len, "Seccomp_filters:\t", filters);
 	show_faults(&s, buf);
 	return (long)procfs_show_sizes(t, pid == (u32)p->pid, buf, len);
 }

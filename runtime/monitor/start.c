@@ -3,6 +3,7 @@
 #include "confine.h"
 #include "peer.h"
 #include "proc.h"
+#include "seccomp.h"
 #include "shim_offsets.h"
 #include "syscalls/handlers.h"
 
@@ -49,6 +50,7 @@ static const struct psb_start *read_start_record(int fd)
 	u64 size = (u64)got;
 	if (size < sizeof *s || s->magic != PSB_START_MAGIC || s->version != PSB_ABI_VERSION || s->size != size || s->path_off >= size ||
 	    s->execfn_off >= size || ((const char *)s)[size - 1] != 0 || s->fds_off % 8 || s->nfds % 64 || s->fds_off + (u64)s->nfds / 8 > size ||
+	    s->filters_off % 8 || s->filters_off + (u64)s->filters_len > size ||
 	    (s->facts_len && (s->facts_len < offsetof(struct host_facts, kvm) || s->facts_off % 8 || s->facts_off + (u64)s->facts_len > size)))
 		fatal("start record: malformed");
 	return s;
@@ -235,6 +237,8 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	p->trace_mode = start->trace;
 	p->pin = start->pin;
 	p->no_new_privs = start->no_new_privs;
+	if (!seccomp_restore(t, (const u8 *)start + start->filters_off, start->filters_len))
+		fatal("the program's filters: no memory");
 	p->stack_limit = start->stack_limit;
 	p->nofile[0] = start->nofile_soft;
 	p->nofile[1] = start->nofile_hard;

@@ -326,7 +326,8 @@ def as_text(event: Event) -> str:
     line = f"{who}{call_name(event.nr)}({', '.join(arguments(event))}) = {result(event)}"
     notes = []
     if event.verdict != abi.VERDICT_ALLOW:
-        notes.append(verdict_name(event) + (f" by rule {event.rule}" if event.rule else ""))
+        by = " by its own filter" if event.rule == abi.RULE_OWN else f" by rule {event.rule}" if event.rule else ""
+        notes.append(verdict_name(event) + by)
     if event.door == abi.DOOR_RAW:
         notes.append("raw")
     return f"{line} <{', '.join(notes)}>" if notes else line

@@ -95,7 +95,7 @@ def build(directory: Path) -> Path:
     """Compiles the dispatcher, its handlers and the fake into a shared library."""
     out = directory / "libdispatch.so"
     here = Path(__file__).parent
-    names = "dispatch fd limits policy procfs procfs_made procfs_name procfs_peer procfs_size"
+    names = "dispatch fd limits policy seccomp procfs procfs_made procfs_name procfs_peer procfs_size"
     tested = [MONITOR / f"{name}.c" for name in names.split()] + sorted((MONITOR / "syscalls").glob("*.c"))
     flags = "-std=gnu11 -O1 -g -fPIC -shared -Wall -Wextra -Werror -fno-strict-aliasing -fno-builtin"
     sources = [str(here / "fake.c"), *map(str, tested)]

@@ -8,6 +8,8 @@
 #include "../../runtime/monitor/mm.h"
 #include "../../runtime/monitor/peer.h"
 #include "../../runtime/monitor/signal.h"
+#include "../../runtime/monitor/plan_sites.h"
+#include "../../runtime/monitor/proc.h"
 #include "../../runtime/monitor/syscalls/handlers.h"
 #include "../../runtime/monitor/syscalls/row.h"
 
@@ -148,8 +150,9 @@ void signal_die(struct thread *t, int signo)
 	_Exit(100 + signo);
 }
 
-void thread_killed_by_policy(struct thread *t)
+void thread_killed_by_policy(struct thread *t, int signo)
 {
+	(void)signo;
 	(void)t;
 	_Exit(99);
 }
@@ -392,4 +395,12 @@ long proc_change_credentials(struct thread *t, long nr, const u64 arg[6])
 {
 	(void)t;
 	return host_call(nr, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
+}
+
+struct threads threads; /* nobody is in it */
+
+u64 site_shown(struct proc *p, u64 rip)
+{
+	(void)p;
+	return rip;
 }

@@ -113,8 +113,8 @@ bool wait_only_looks(u64 options);
 void fd_link(char buf[32], int fd);
 
 /* --- the core: provided by proc.c; a direct call as long as it is not ---------------------------------- */
-/* Policy verdict KILL_THREAD: the calling thread ends as by SIGSYS, with the process if it is the last. */
-_Noreturn void thread_killed_by_policy(struct thread *t);
+/* Policy verdict KILL_THREAD: the calling thread ends as by SIGSYS (by SIGKILL in the program's own strict mode), with the process if it is the last. */
+_Noreturn void thread_killed_by_policy(struct thread *t, int signo);
 /* The thread has something of its own now that the ring server has otherwise. */
 void proc_part_from_ring(struct thread *t);
 u32 proc_new_generation(void); /* for a thread that has such things from its start */
@@ -135,6 +135,7 @@ long h_arch_prctl(struct thread *t, struct call *c);
 long h_brk(struct thread *t, struct call *c);
 long h_clone(struct thread *t, struct call *c);
 long h_clone3(struct thread *t, struct call *c);
+long h_seccomp(struct thread *t, struct call *c);
 long h_execve(struct thread *t, struct call *c);
 long h_execveat(struct thread *t, struct call *c);
 long h_exit(struct thread *t, struct call *c);

@@ -3,6 +3,7 @@
 #include "../peer.h"
 #include "handlers.h"
 #include "../mm.h"
+#include "../seccomp.h"
 
 long h_getpid(struct thread *t, struct call *c)
 {
@@ -59,6 +60,7 @@ static const struct prctl_row prctl_rows[] = {
 #define PR_SET_DUMPABLE 4
 #define PR_SET_KEEPCAPS 8
 #define PR_GET_SECCOMP 21
+#define PR_SET_SECCOMP 22
 #define PR_CAPBSET_DROP 24
 #define PR_SET_SECUREBITS 28
 #define PR_SET_NO_NEW_PRIVS 38
@@ -117,8 +119,10 @@ long h_prctl(struct thread *t, struct call *c)
 			return -EINVAL;
 		peer_set_dumpable(t->proc, a[1]);
 		return 0;
-	case PR_GET_SECCOMP: /* as the program's policy has it, whatever the monitor is confined by */
-		return policy_filters(t->proc->policy) ? 2 : 0;
+	case PR_GET_SECCOMP: /* of the container's policy and the program's own, whatever the monitor is confined by; in strict mode nobody can ask */
+		return policy_filters(t->proc->policy) || t->filters ? SECCOMP_MODE_FILTER : 0;
+	case PR_SET_SECCOMP:
+		return seccomp_prctl(t, a[1], a[2]);
 	case PR_SET_NO_NEW_PRIVS:
 	case PR_GET_NO_NEW_PRIVS:
 		return no_new_privs(t->proc, a);
@@ -133,7 +137,7 @@ long h_prctl(struct thread *t, struct call *c)
 	}
 	case PR_GET_TID_ADDRESS:
 		return guest_ok(a[1], 8) ? host_call(__NR_prctl, a[0], a[1], 0, 0, 0) : -EFAULT;
-	default: /* SET_MM, SET_SECCOMP, SET_VMA and others that work on the monitor's address space */
+	default: /* SET_MM, SET_VMA and others that work on the monitor's address space */
 		return refuse(t, -EINVAL);
 	}
 }

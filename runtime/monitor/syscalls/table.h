@@ -329,7 +329,7 @@ NO(313, finit_module, EPERM)
 ROW(314, sched_setattr, TRAP, h_sched_setattr, 0, PID, NEST_INOUT(4), FLAGS)
 ROW(315, sched_getattr, TRAP, PASS, 0, PID, BUF_OUT(2), UINT, FLAGS)
 ROW(316, renameat2, RING, PASS, 0, ATFD, PATH, ATFD, PATH, FLAGS)
-NO(317, seccomp, EINVAL) /* a guest's own filter: not yet; EINVAL = kernel without SECCOMP_FILTER */
+ROW(317, seccomp, TRAP, h_seccomp, F_OWN, UINT, FLAGS, ADDR)
 ROW(318, getrandom, RING, h_getrandom, F_CLAMP, BUF_OUT(1), SIZE, FLAGS)
 ROW(319, memfd_create, RING, h_memfd_create, F_FD, STR, FLAGS)
 NO(320, kexec_file_load, EPERM)
