@@ -22,14 +22,16 @@ MONITOR = Path(__file__).resolve().parents[1] / "runtime" / "monitor"
 
 # Calls of handlers and of the monitor itself. Rows that are passed on stand in table.h only.
 OWN = """
-    arch_prctl chroot clock_getres clock_gettime clone close dup3 epoll_pwait epoll_pwait2 epoll_wait
+    arch_prctl capget chroot clock_getres clock_gettime clone close dup3 epoll_pwait epoll_pwait2 epoll_wait
     eventfd2 execveat exit exit_group faccessat2 fchmodat fchownat fcntl fstat futex futex_requeue futex_waitv
-    getdents getdents64 getpid getrandom getrusage getsockopt gettid inotify_add_watch ioctl linkat madvise
+    getdents getdents64 getpid getpriority getrandom getrusage getsockopt gettid inotify_add_watch ioctl
+    ioprio_get ioprio_set linkat madvise
     memfd_create mmap mount mprotect mq_notify mq_open mremap munmap name_to_handle_at newfstatat openat openat2
     pause personality pipe2 poll ppoll prctl pread64 preadv preadv2 prlimit64 pselect6 pwrite64 pwritev pwritev2
     read readlinkat readv recvfrom recvmsg rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend
-    rt_sigtimedwait sched_getaffinity sched_setattr select semctl sendmsg sendto set_tid_address setns setsockopt shmat shmdt
-    shmget signalfd4 socket socketpair statx umount2 unshare utimensat waitid write writev
+    rt_sigtimedwait sched_getaffinity sched_setattr select semctl sendmsg sendto set_tid_address setns setpriority
+    setsockopt shmat shmdt
+    shmget signalfd4 socket socketpair statx timer_create umount2 unshare utimensat waitid write writev
     restart_syscall
 """.split()  # the last: how the kernel itself continues a call with a timeout after SIGSTOP
 

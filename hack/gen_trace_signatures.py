@@ -20,6 +20,7 @@ KINDS = {
     "INT": "d",
     "SIG": "sig",
     "PID": "d",
+    "CLOCK": "d",
     "UINT": "x",
     "FLAGS": "x",
     "LONG": "x",

@@ -138,6 +138,23 @@ def test_directory_descriptors_that_are_not_published_become_minus_one(d: Dispat
     assert d.host_calls()[0][1][0] == 2**64 - 1
 
 
+def test_a_thread_of_the_monitor_is_not_there(d: Dispatcher) -> None:
+    hidden = 13
+    checked = 0
+    for row in d.rows():
+        for i, arg in enumerate(row.args):
+            if row.refuse or arg.kind not in ("A_PID", "A_CLOCK"):
+                continue
+            args = plausible(row)
+            args[i] = hidden if arg.kind == "A_PID" else ~hidden << 3
+            for may_block in (True, False):
+                result = d.call(row.nr, *args, may_block=may_block)
+                assert result in (TO_TRAP, -errno.ESRCH if arg.kind == "A_PID" else -errno.EINVAL), row.name
+                assert not d.host_calls(), row.name
+            checked += 1
+    assert checked >= 30
+
+
 def test_unknown_numbers(d: Dispatcher) -> None:
     known = {r.nr for r in d.rows()}
     for nr in [*range(337, 424), 471, 500, 4096, 0x40000000, 0x40000001, 0xFFFFFFFF]:

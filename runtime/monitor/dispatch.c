@@ -203,11 +203,18 @@ static long marshal_fd(struct thread *t, const struct row *r, u32 i)
 	}
 }
 
+static long marshal_number(struct thread *t, u8 kind, i32 v)
+{
+	if (kind == A_CLOCK)
+		return clock_usable(t, v);
+	return tid_hidden(t, v) ? -ESRCH : 0;
+}
+
 /* 0 or the error the call ends with. Pointers first: a call with a pointer into the monitor ends here in any case. */
 static long marshal(struct thread *t, const struct row *r, const struct call *c)
 {
 	struct marshal *m = marshal_of(t);
-	bool memory = false, fds = false;
+	bool memory = false, fds = false, numbers = false;
 	m->used = m->nheld = m->nbig = 0;
 	m->live = true;
 	m->refused = false;
@@ -218,13 +225,14 @@ static long marshal(struct thread *t, const struct row *r, const struct call *c)
 	for (u32 i = 0; i < r->nargs; i++) {
 		u64 v = c->arg[i];
 		u8 kind = r->arg[i].kind;
-		bool fd = kind >= A_FD && kind <= A_ATFD;
-		if (kind == A_INT || fd)
+		bool fd = kind >= A_FD && kind <= A_ATFD, number = kind == A_PID || kind == A_CLOCK;
+		if (kind == A_INT || fd || number)
 			v = (u64)(i64)(i32)v;
 		else if (kind == A_UINT)
 			v = (u32)v;
 		memory |= kind >= A_PATH || kind == A_RANGE;
 		fds |= fd;
+		numbers |= number;
 		m->arg[i] = v;
 		m->len[i] = 0;
 	}
@@ -235,6 +243,9 @@ static long marshal(struct thread *t, const struct row *r, const struct call *c)
 	for (u32 i = 0; fds && i < r->nargs && !err; i++)
 		if (r->arg[i].kind >= A_FD && r->arg[i].kind <= A_ATFD)
 			err = marshal_fd(t, r, i);
+	for (u32 i = 0; numbers && i < r->nargs && !err; i++)
+		if (r->arg[i].kind == A_PID || r->arg[i].kind == A_CLOCK)
+			err = marshal_number(t, r->arg[i].kind, (i32)m->arg[i]);
 	return err;
 }
 

@@ -206,6 +206,9 @@ long blocking_call(struct thread *t, long nr, u64 a, u64 b, u64 c, u64 d, u64 e,
 /* --- proc.c: is this one of the program's threads? ---------------------------------------------------- */
 bool proc_has_thread(const struct proc *p, int tid);
 
+/* --- tids.c: a thread of some monitor that programs do not know of? For them nobody is there. --------- */
+bool tid_hidden(struct thread *t, int tid);
+
 /* --- procfs.c: openat with all checks of what was opened; an unpublished host descriptor or -errno. ------- */
 long path_open(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode);
 

@@ -149,6 +149,9 @@ static long judge(struct thread *t, int fd, const char *path, const struct rule 
 			return -EACCES;
 		return top_is_genuine(p, fd, path) ? 0 : -EACCES;
 	}
+	long hidden = procfs_hides(t, &n);
+	if (hidden)
+		return hidden;
 	const struct rule *r = rule_of(n.rest);
 	if (!r || !(r->flags & (n.own ? OWN : OTHERS)))
 		return -EACCES;
@@ -227,6 +230,9 @@ long procfs_shows(struct thread *t, int fd)
 	u32 k;
 	if (!procfs_is(fd) || procfs_canonical(t->proc, fd, path, sizeof path) < 0 || !procfs_parse(t->proc, path, &n) || !n.per_process)
 		return 0;
+	long hidden = procfs_hides(t, &n);
+	if (hidden)
+		return hidden;
 	const char *name = !strncmp(n.rest, "fd/", 3) ? n.rest + 3 : !strncmp(n.rest, "fdinfo/", 7) ? n.rest + 7 : NULL;
 	if (name && n.own)
 		return procfs_number(name, &k) && fd_published(t->proc, (int)k) ? 0 : -ENOENT;
@@ -235,8 +241,15 @@ long procfs_shows(struct thread *t, int fd)
 
 /* --- walking ------------------------------------------------------------------------------------------------------ */
 
-/* May the magic link called `path` be followed? 1: yes, natively; 2: it is the program (p->exe_path); 3: ask the process that it is of
- * (*n); else -errno. */
+/* What is to be done with a magic link. */
+enum link_verdict {
+	LINK_FOLLOW = 1, /* natively */
+	LINK_PROGRAM,    /* it is the program: p->exe_path */
+	LINK_ASK,        /* the process that it is of knows */
+	LINK_THREAD,     /* thread-self: the calling thread may be the ring server */
+};
+
+/* May the magic link called `path` be followed? *n: its name. An enum link_verdict or -errno. */
 static long judge_link(struct thread *t, int link_fd, const char *path, struct proc_name *n)
 {
 	struct proc *p = t->proc;
@@ -247,20 +260,23 @@ static long judge_link(struct thread *t, int link_fd, const char *path, struct p
 		close_fd(fd);
 		return fd == -ENOENT || fd == -ESRCH ? -ENOENT : refuse(t, -EACCES); /* it was closed, or its process has ended, meanwhile */
 	}
+	long hidden = procfs_hides(t, n);
+	if (hidden)
+		return hidden;
 	/* Of others, too: the kernel wants CAP_SYS_PTRACE, as for any process that is not dumpable; what is behind it is the container's, or
 	 * was given to it with the pid namespace. */
 	if (!strncmp(n->rest, "ns/", 3))
-		return 1;
+		return LINK_FOLLOW;
 	bool place = !strcmp(n->rest, "cwd") || !strcmp(n->rest, "root");
 	if (!n->own)
-		return place || !strcmp(n->rest, "exe") || !strncmp(n->rest, "fd/", 3) ? 3 : refuse(t, -EACCES);
+		return place || !strcmp(n->rest, "exe") || !strncmp(n->rest, "fd/", 3) ? LINK_ASK : refuse(t, -EACCES);
 	if (place)
-		return 1;
+		return LINK_FOLLOW;
 	if (!strcmp(n->rest, "exe"))
-		return 2;
+		return LINK_PROGRAM;
 	u32 k;
 	if (!strncmp(n->rest, "fd/", 3) && procfs_number(n->rest + 3, &k))
-		return marshal_hold(t, (int)k) ? 1 : -ENOENT;
+		return marshal_hold(t, (int)k) ? LINK_FOLLOW : -ENOENT;
 	return refuse(t, -EACCES);
 }
 
@@ -341,9 +357,9 @@ static long walk_link(struct walk *w, int fd, const char *name, const char *left
 			long j = judge_link(w->t, fd, text, &pn);
 			if (j < 0)
 				return j;
-			if (j == 2)
+			if (j == LINK_PROGRAM)
 				return splice_target(w, p->exe_path, left);
-			if (j == 3)
+			if (j == LINK_ASK)
 				return walk_peer_link(w, &pn, name, left, flags, followed);
 			*followed = host_call(__NR_openat, w->dir, name, *left ? O_PATH | O_CLOEXEC : flags & ~(u64)O_NOFOLLOW, mode);
 			return *followed < 0 ? *followed : 0;
@@ -519,18 +535,18 @@ long path_readlink(struct thread *t, int dirfd, const char *path, char *buf, u64
 		n = refuse(t, -EACCES); /* of a procfs that is not the container's: whose text it is, is not known */
 	} else if (procfs_is((int)fd) && (pn.per_process || !strcmp(pn.rest, "thread-self"))) {
 		struct peer_answer a;
-		long j = pn.per_process ? judge_link(t, (int)fd, name, &pn) : 4;
-		if (j == 2) {
+		long j = pn.per_process ? judge_link(t, (int)fd, name, &pn) : LINK_THREAD;
+		if (j == LINK_PROGRAM) {
 			n = (long)strnlen(p->exe_path, cap);
 			memcpy(buf, p->exe_path, (u64)n);
-		} else if (j == 3) {
+		} else if (j == LINK_ASK) {
 			n = !strcmp(pn.rest, "cwd") || !strcmp(pn.rest, "root") ? host_call(__NR_readlinkat, fd, "", buf, cap) : -EACCES;
 			if (n == -EACCES) {
 				n = peer_link(t, &pn, &a);
 				n = n ? n : (long)(a.len < cap ? a.len : cap);
 				memcpy(buf, a.text, n > 0 ? (u64)n : 0);
 			}
-		} else if (j == 4) {
+		} else if (j == LINK_THREAD) {
 			char own[48];
 			n = format(own, sizeof own, "%d/task/%d", p->pid, t->tid);
 			n = (u64)n < cap ? n : (long)cap;

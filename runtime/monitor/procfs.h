@@ -12,13 +12,14 @@
 struct proc_name {
 	bool per_process;
 	bool own;
-	bool task;        /* through task/TID */
-	u32 pid;
+	u32 pid, tid;     /* tid 0: not through task/TID */
 	const char *rest; /* "", "status", "fd/3", "net/tcp"; top level: path below /proc/ */
 };
 
 
 bool procfs_parse(struct proc *p, const char *path, struct proc_name *n);
+/* 0, or -ENOENT for what is of a thread of a monitor; CALL_TO_TRAP where that is the calling one, through thread-self. */
+long procfs_hides(struct thread *t, const struct proc_name *n);
 /* A number that ends the name or its component: what follows, or NULL. */
 const char *procfs_number(const char *s, u32 *out);
 bool procfs_is(int fd);

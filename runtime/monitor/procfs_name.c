@@ -49,10 +49,17 @@ bool procfs_parse(struct proc *p, const char *path, struct proc_name *n)
 	n->rest = skip_slash(after);
 	u32 tid;
 	if (!strncmp(n->rest, "task/", 5) && (after = procfs_number(n->rest + 5, &tid))) {
-		n->task = true;
+		n->tid = tid;
 		n->rest = skip_slash(after);
 	}
 	return true;
+}
+
+long procfs_hides(struct thread *t, const struct proc_name *n)
+{
+	if (!n->per_process || (!tid_hidden(t, (int)n->pid) && !tid_hidden(t, (int)n->tid)))
+		return 0;
+	return current_thread() == t ? -ENOENT : CALL_TO_TRAP;
 }
 
 /* Does this procfs know the process by one number only? Then its pid namespace is that of the process: proc(5), NSpid. */

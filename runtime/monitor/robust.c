@@ -16,9 +16,10 @@ static void owner_died(struct thread *t, u64 va)
 	u32 word;
 	if (va % 4 || copy_from_guest(&word, gptr_of(va), 4) || (word & FUTEX_TID_MASK) != (u32)t->tid)
 		return;
-	/* Written by a copy that may fault, not by an atomic: only this thread's own id stands there, and waiters only add a bit. */
-	u32 dead = (word & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
-	if (!copy_to_guest(gptr_of(va), &dead, 4) && word & FUTEX_WAITERS)
+	/* Written by a copy that may fault, not by an atomic: only this thread's own id stands there, and waiters only add a bit. One that
+	 * does so in between finds the word changed, or is woken: as if somebody always waited. */
+	u32 dead = FUTEX_WAITERS | FUTEX_OWNER_DIED;
+	if (!copy_to_guest(gptr_of(va), &dead, 4))
 		host_call(__NR_futex, va, 1 /* FUTEX_WAKE */, 1, 0, 0, 0);
 }
 

@@ -277,6 +277,7 @@ kcmp d d d d d
 sched_setattr d p x
 sched_getattr d p x x
 renameat2 atfd path atfd path x
+seccomp x x p
 getrandom p u x
 memfd_create str x
 execveat atfd path p p x

@@ -537,7 +537,7 @@ long h_truncate(struct thread *t, struct call *c)
 long h_chdir(struct thread *t, struct call *c)
 {
 	(void)c;
-	long fd = path_resolve(t, AT_FDCWD, (const char *)marshal_of(t)->arg[0], true);
+	long fd = find_shown(t, AT_FDCWD, (const char *)marshal_of(t)->arg[0], true);
 	if (fd < 0)
 		return fd;
 	long r = host_call(__NR_fchdir, fd);
@@ -636,6 +636,19 @@ static u32 fcntl_pointer(u32 cmd)
 	}
 }
 
+#define F_OWNER_PGRP 2
+
+/* Who gets SIGIO, as a structure. Of a single thread or process, too. */
+static long set_owner(struct thread *t, const u64 *a)
+{
+	i32 owner[2]; /* kind, number */
+	if (copy_from_guest(owner, gptr_of(a[2]), sizeof owner))
+		return -EFAULT;
+	if (owner[0] != F_OWNER_PGRP && tid_hidden(t, owner[1]))
+		return -ESRCH;
+	return host_call(__NR_fcntl, a[0], F_SETOWN_EX, owner);
+}
+
 long h_fcntl(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
@@ -654,6 +667,12 @@ long h_fcntl(struct thread *t, struct call *c)
 		if (!c->may_block)
 			return CALL_TO_TRAP;
 		return blocking_call(t, __NR_fcntl, a[0], a[1], a[2], 0, 0, 0);
+	case F_SETOWN_EX:
+		return set_owner(t, a);
+	case F_SETOWN:
+		if (tid_hidden(t, (int)a[2]))
+			return -ESRCH;
+		return host_call(__NR_fcntl, a[0], a[1], a[2]);
 	case F_GETFD:
 	case F_SETFD:
 	case F_GETFL:
@@ -662,11 +681,9 @@ long h_fcntl(struct thread *t, struct call *c)
 	case F_SETLK:
 	case F_OFD_GETLK:
 	case F_OFD_SETLK:
-	case F_SETOWN:
 	case F_GETOWN:
 	case F_SETSIG:
 	case F_GETSIG:
-	case F_SETOWN_EX:
 	case F_GETOWN_EX:
 	case F_GETOWNER_UIDS:
 	case F_GETLEASE:

@@ -122,6 +122,12 @@ long proc_change_credentials(struct thread *t, long nr, const u64 arg[6]);
 long h_set_robust_list(struct thread *t, struct call *c);
 long h_get_robust_list(struct thread *t, struct call *c);
 
+/* tids.c */
+long clock_usable(struct thread *t, i32 id); /* 0 or -EINVAL */
+long h_capget(struct thread *t, struct call *c);
+long h_priority(struct thread *t, struct call *c);
+long h_timer_create(struct thread *t, struct call *c);
+
 /* aio.c */
 void aio_forked(void); /* a child has no contexts */
 long h_io_cancel(struct thread *t, struct call *c);

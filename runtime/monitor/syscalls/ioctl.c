@@ -9,6 +9,7 @@ enum ioctl_kind {
 	I_FD,    /* the argument is a descriptor */
 	I_NEWFD_TTY, /* the result is a descriptor, if the file is of this kind: others may answer any number */
 	I_NEWFD_NS,
+	I_OWNER, /* a process or process group: who gets SIGIO */
 	I_IFCONF, /* struct ifconf: length and pointer */
 	I_RANGE, /* struct file_clone_range or file_dedupe_range: starts with a descriptor */
 	I_FIEMAP,
@@ -100,8 +101,8 @@ static const struct ioctl_row rows[] = {
 	/* random */
 	{0x80045200, I_PTR, 0, 4}, /* RNDGETENTCNT */
 	/* sockets */
-	{0x8901, I_PTR, 0, 4}, /* FIOSETOWN */
-	{0x8902, I_PTR, 0, 4}, /* SIOCSPGRP */
+	{0x8901, I_OWNER, 0, 4}, /* FIOSETOWN */
+	{0x8902, I_OWNER, 0, 4}, /* SIOCSPGRP */
 	{0x8903, I_PTR, 0, 4}, /* FIOGETOWN */
 	{0x8904, I_PTR, 0, 4}, /* SIOCGPGRP */
 	{0x8905, I_PTR, 0, 4}, /* SIOCATMARK */
@@ -147,6 +148,14 @@ static const struct ioctl_row *find(u32 request)
 		if (rows[i].request == request)
 			return &rows[i];
 	return NULL;
+}
+
+static long set_owner(struct thread *t, const u64 *a)
+{
+	i32 who;
+	if (copy_from_guest(&who, gptr_of(a[2]), sizeof who))
+		return -EFAULT;
+	return tid_hidden(t, who) ? -ESRCH : host_call(__NR_ioctl, a[0], a[1], &who);
 }
 
 struct ifconf_k {
@@ -244,6 +253,8 @@ long h_ioctl(struct thread *t, struct call *c)
 	case I_NEWFD_TTY:
 	case I_NEWFD_NS:
 		return make_descriptor(t, c, r->kind, a);
+	case I_OWNER:
+		return set_owner(t, a);
 	case I_IFCONF:
 		return get_ifconf(a[0], a[2]);
 	case I_FIEMAP:

@@ -25,6 +25,8 @@ enum arg_kind {
 	A_FDOPT, /* -1, or must be published */
 	A_MAPFD, /* mmap: must be published unless the flags in `link` say anonymous */
 	A_ATFD,  /* AT_FDCWD or published; what is not becomes -1, which the kernel refuses only if it is used */
+	A_PID,   /* 32 bits, signed: of a process or thread. Of a thread that is the monitor's: ESRCH */
+	A_CLOCK, /* 32 bits, signed: a clock, which may be a thread's or a file's */
 	A_PATH,  /* string, copied once; the copy is what the call uses */
 	A_PATHN, /* the same, or NULL */
 	A_STR,   /* a name that is not a path (attribute, file system type); copied like a path */

@@ -3,7 +3,8 @@
 #include "handlers.h"
 
 #define INT {A_INT, 0, 0, 0, 0}
-#define PID INT
+#define PID {A_PID, 0, 0, 0, 0}
+#define CLOCK {A_CLOCK, 0, 0, 0, 0}
 #define SIG INT
 #define UINT {A_UINT, 0, 0, 0, 0}
 #define FLAGS UINT

@@ -56,7 +56,7 @@ long h_process_vm(struct thread *t, struct call *c)
 	if (err || !iovec_total(there, (u32)a[4]))
 		return err;
 	if (pid != t->proc->pid && (pid <= 0 || !proc_has_thread(t->proc, pid)))
-		return pid <= 0 || host_call(__NR_kill, pid, 0) == -ESRCH ? -ESRCH : refuse(t, -EPERM);
+		return pid <= 0 || host_call(__NR_kill, pid, 0) == -ESRCH || tid_hidden(t, pid) ? -ESRCH : refuse(t, -EPERM);
 	struct side mine = {here, (u32)a[2], 0}, other = {there, (u32)a[4], 0};
 	return c->nr == READV ? copy(other, mine) : copy(mine, other);
 }
