@@ -1,13 +1,15 @@
 """Finds the package's modules in one file. Executed by the command (`pysandbox.in`) with `LIB`, the directory of the package, and
 `file`, the file (hack/pack_modules.py describes it), read up to the end of this code.
 
-The modules that most verbs need stand first and are read at once; the rest when one of it is asked for.
+The modules that most verbs need stand first and are read at once, the others one by one. What a module imports in its first
+lines is known from the file and loaded ahead, by a shorter way than the import statement's, which takes as long as the
+modules' own code.
 """
 
 from __future__ import annotations
 
 import sys
-from _frozen_importlib import ModuleSpec
+from _frozen_importlib import ModuleSpec, _ModuleLockManager  # type: ignore[attr-defined]
 from gc import set_threshold
 from marshal import loads
 
@@ -15,6 +17,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, BinaryIO
+
+modules = sys.modules
+Module = type(sys)
 
 
 class Modules:
@@ -24,39 +29,73 @@ class Modules:
         length, self._rest = (int(file.read(8)) for _ in range(2))
         self._lib = lib
         self._path = path
-        self._index: dict[str, tuple[int, int, bool]] = loads(file.read(length))
+        self._index: dict[str, tuple[int, int, bool, tuple[str, ...]]] = loads(file.read(length))
         self._start = file.tell()
         self._hot = memoryview(file.read(self._rest))
-        self._cold = memoryview(b"")
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
         if name not in self._index:
             return None
-        file = f"{self._lib}/{name.replace('.', '/')}"
-        package = self._index[name][2]
-        loader: Any = self
-        spec: Any = ModuleSpec(name, loader, origin=file + ("/__init__.py" if package else ".py"), is_package=package)
+        _, _, package, first = self._index[name]
+        for other in first:
+            if other not in modules:
+                self._load(other)
+        # Without an origin: the import system would work out the place of a compiled file.
+        spec: Any = ModuleSpec(name, self, is_package=package)  # type: ignore[arg-type]
         if package:
-            spec.submodule_search_locations = [file]
-        spec.has_location = True
+            spec.submodule_search_locations = [self._place(name)]
         return spec
 
     def create_module(self, spec: object) -> None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        offset, length, _ = self._index[module.__name__]
+        name = module.__name__
+        module.__file__ = self._file(name)
+        offset, length, _, _ = self._index[name]
         if length:
             exec(loads(self._code(offset, length)), module.__dict__)
 
-    def _code(self, offset: int, length: int) -> memoryview:
+    def _load(self, name: str) -> None:
+        """What the import of a module and of those that it imports comes to. Other threads wait for it as for any import."""
+        offset, length, package, first = self._index[name]
+        parent, _, own = name.rpartition(".")
+        with _ModuleLockManager(name):
+            if name in modules or (parent and parent not in modules):  # its package is what is being looked for: in its turn
+                return
+            module = Module(name)
+            spec: Any = ModuleSpec(name, self, is_package=package)  # type: ignore[arg-type]
+            spec._initializing = True
+            space = module.__dict__
+            space.update(__package__=name if package else parent, __loader__=self, __spec__=spec, __file__=self._file(name))
+            if package:
+                space["__path__"] = spec.submodule_search_locations = [self._place(name)]
+            modules[name] = module
+            try:
+                for other in first:
+                    if other not in modules:
+                        self._load(other)
+                if length:
+                    exec(loads(self._code(offset, length)), space)
+            except BaseException:
+                del modules[name]
+                raise
+            if parent:
+                setattr(modules[parent], own, module)
+            spec._initializing = False
+
+    def _place(self, name: str) -> str:
+        return f"{self._lib}/{name.replace('.', '/')}"
+
+    def _file(self, name: str) -> str:
+        return self._place(name) + ("/__init__.py" if self._index[name][2] else ".py")
+
+    def _code(self, offset: int, length: int) -> memoryview | bytes:
         if offset < self._rest:
             return self._hot[offset : offset + length]
-        if not self._cold:
-            with open(self._path, "rb", 0) as file:
-                file.seek(self._start + self._rest)
-                self._cold = memoryview(file.read())
-        return self._cold[offset - self._rest : offset - self._rest + length]
+        with open(self._path, "rb", 0) as file:
+            file.seek(self._start + offset)
+            return file.read(length)
 
 
 given = globals()
