@@ -54,7 +54,7 @@ def run(bundle: Bundle, options: Options, warn: Callable[[str], None]) -> int:
         if bundle.spec.annotations.get("dev.pysandbox.trace") != "off":
             from pysandbox.runtime import launch_traces
 
-            launch_traces.prune(options.root, options.id)  # there is time now
+            launch_traces.prune_sometimes(options.root, options.id)  # there is time now
         return running.wait()
     finally:
         if not options.keep:

@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ import pytest
 from pysandbox.oci.errors import Error, UsageError
 from pysandbox.runtime import abi
 from pysandbox.runtime.rewriter import cli, confine, planner, plans, store
-from pysandbox.runtime.rewriter.closure import Root, closure, parse_cache
+from pysandbox.runtime.rewriter.closure import LibraryCache, Root, closure
 from pysandbox.runtime.rewriter.image import check_header
 
 LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
@@ -249,10 +250,19 @@ def test_scripts_lead_to_their_interpreter(tmp_path: Path) -> None:
 
 
 def test_ld_so_cache() -> None:
-    cache = Path("/etc/ld.so.cache").read_bytes()
-    assert parse_cache(cache)["libc.so.6"].endswith("/libc.so.6")
-    for cut in (0, 10, 30, 60, len(cache) // 2):
-        parse_cache(cache[:cut])  # must not raise
+    """Against ldconfig(8), for every library of this machine."""
+    listed = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    wanted: dict[str, str] = {}
+    for name, path in re.findall(r"^\t(\S+) \(libc6,x86-64\) => (\S+)$", listed, re.M):
+        wanted.setdefault(name, path)
+    raw = Path("/etc/ld.so.cache").read_bytes()
+    cache = LibraryCache(raw)
+    assert wanted["libc.so.6"].endswith("/libc.so.6")
+    assert {name: cache.find(name) for name in wanted} == wanted
+    assert cache.find("libnone.so.1") is None
+    for cut in (0, 10, 30, 60, len(raw) // 2):
+        LibraryCache(raw[:cut]).find("libc.so.6")  # must not raise
+    assert LibraryCache(raw[:60] + b"a\0" * 1000000).find("a") is None
 
 
 # --- planner --------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def _alternatives(args: Sequence[tuple[int, int, int, str]], where: str) -> list
 
 
 def build(table: Table) -> bytes:
-    """The blob."""
+    """The blob. Not by `abi.Policy`, whose five hundred entries would be objects, in every container's start."""
     rules: list[tuple[int, int, int, int, int]] = []
     conds: list[Condition] = []
     entries = [(0, 0)] * abi.POLICY_NRS
@@ -249,18 +249,9 @@ def build(table: Table) -> bytes:
             conds += conditions
     from struct import pack
 
-    head = abi.Policy.pack(
-        magic=abi.POLICY_MAGIC,
-        version=abi.ABI_VERSION,
-        default_verdict=table.verdict,
-        default_data=table.data,
-        nrules=len(rules),
-        nconds=len(conds),
-        flags=table.flags,
-    )
-    # One pack for the whole array: this is on the path of every container start.
+    head = pack("<Q6I", abi.POLICY_MAGIC, abi.ABI_VERSION, table.verdict, table.data, len(rules), len(conds), table.flags)
     flat = pack(f"<{2 * len(entries)}I", *[n for entry in entries for n in entry])
-    parts = [head[: abi.Policy.OFFSET["entry"]], flat]
+    parts = [head, flat]
     parts += [pack("<6I", *rule, 0) for rule in rules]
     parts += [pack("<IIQQ", arg, op, mask, value) for arg, op, value, mask in conds]
     return b"".join(parts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from struct import error, unpack_from
+from struct import error, iter_unpack, unpack_from
 
 from .elf import DT_NEEDED, DT_RPATH, DT_RUNPATH, Elf, ElfError, looks_like_elf
 
@@ -122,7 +122,7 @@ class _Search:
         self.found: list[tuple[str, int]] = []
         self.seen: set[tuple[int, int]] = set()
         self.names: set[str] = set()
-        self.cache: dict[str, str] | None = None
+        self.cache: LibraryCache | None = None
 
     def run(self, program: str) -> list[tuple[str, int]]:
         fd = self.root.open(program)
@@ -196,31 +196,49 @@ class _Search:
 
     def _cached(self, name: str) -> bool:
         if self.cache is None:
-            self.cache = {}
+            raw = b""
             try:
                 fd = self.root.open("/etc/ld.so.cache")
+                try:
+                    raw = os.pread(fd, 1 << 24, 0)
+                finally:
+                    os.close(fd)
             except OSError:
-                return False
-            try:
-                self.cache = parse_cache(os.pread(fd, 1 << 24, 0))
-            finally:
-                os.close(fd)
-        path = self.cache.get(name)
+                pass
+            self.cache = LibraryCache(raw)
+        path = self.cache.find(name)
         return path is not None and self._try(path)
 
 
-def parse_cache(raw: bytes) -> dict[str, str]:
-    """Library name -> path, for x86-64; the first entry of a name wins. Damaged parts are left out."""
-    start = raw.find(_CACHE_MAGIC)
-    out: dict[str, str] = {}
-    try:
-        count = unpack_from("<I", raw, start + 20)[0] if start >= 0 else 0
-        for i in range(min(count, 1 << 16)):
-            flags, key, value, _, hwcap = unpack_from("<iIIIQ", raw, start + 48 + 24 * i)
-            if flags != 0x303 or hwcap:  # x86-64, glibc 2; no variants for special CPUs
-                continue
-            name, path = (os.fsdecode(raw[start + at : raw.index(b"\0", start + at)]) for at in (key, value))
-            out.setdefault(name, path)
-    except (error, ValueError):
-        pass
-    return out
+class LibraryCache:
+    """The content of an ld.so.cache. Damaged parts are left out. A container's start looks up a handful of its hundreds of names,
+    so these are looked for and the others not read."""
+
+    def __init__(self, raw: bytes) -> None:
+        start = max(raw.find(_CACHE_MAGIC), 0)
+        self._raw = raw[start:]
+        count = unpack_from("<I", self._raw, 20)[0] if self._raw.startswith(_CACHE_MAGIC) and len(self._raw) >= 48 else 0
+        table = self._raw[48 : 48 + 24 * min(count, 1 << 16)]
+        whole = iter_unpack("<iIIIQ", table[: len(table) // 24 * 24])
+        # x86-64, glibc 2; no variants for special CPUs. The first entry of a name wins.
+        self._values: dict[int, tuple[int, int]] = {}
+        for place, (flags, key, value, _, hwcap) in enumerate(whole):
+            if flags == 0x303 and not hwcap and key not in self._values:
+                self._values[key] = place, value
+
+    def find(self, name: str) -> str | None:
+        """The path of a library."""
+        text = os.fsencode(name) + b"\0"
+        found: list[tuple[int, int]] = []
+        at = -1
+        for _ in range(1 << 16):  # a name stands at the end of its paths, too; a hostile file has it everywhere
+            at = self._raw.find(text, at + 1)
+            if at < 0:
+                break
+            if at in self._values:
+                found.append(self._values[at])
+        if not found:
+            return None
+        value = min(found)[1]
+        end = self._raw.find(b"\0", value)
+        return os.fsdecode(self._raw[value:end]) if end >= 0 else None
