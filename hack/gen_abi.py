@@ -234,7 +234,7 @@ a `ValueError`.
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct
 
 TYPE_CHECKING = False  # the same as typing's, without the cost of importing it
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ RARE_PROLOGUE = '''\
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct
 
 from pysandbox.runtime.abi import _filled, _filled_with, _padded, {needed}
 

@@ -5,37 +5,50 @@ the time of a short verb. Layout, numbers as eight decimal digits:
 
     the interpreter's cache tag (16 bytes, padded with spaces): code of another one is not used, the files are imported then
     length, code object of runtime/boot.py
-    length of the index, length of the first part
-    index (marshal): {module: (offset, length, is package, modules that it imports at its top)}, offsets from the end of the index
-    code objects: the first part, then those of `COLD`
+    length of the index
+    index (marshal): {module: (offset, length, is package, modules that it imports at its top)}, offsets from the end of the
+        index, and {compiled module: its file}, relative to the package's directory or absolute
+    code objects
 """
 
 from __future__ import annotations
+import __future__ as future
 
 import ast
+import importlib.util
 import marshal
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator
 
 from package_files import package_files
 
 PACKAGE = "pysandbox"
 BOOT = "runtime/boot.py"
-# What create, start, run, state, kill and delete do without: read when it is asked for.
-COLD = (
-    "oci.cgroups_bpf", "oci.cgroups_dbus", "oci.cgroups_stats", "oci.cgroups_systemd", "oci.cgroups_update", "oci.userns",
-    "runtime.cli.doctor", "runtime.cli.install", "runtime.cli.spec", "runtime.do", "runtime.doctor", "runtime.features",
-    "runtime.install", "runtime.planner", "runtime.rewriter.analysis", "runtime.rewriter.cli", "runtime.rewriter.confine",
-    "runtime.rewriter.functions", "runtime.rewriter.image", "runtime.rewriter.movable", "runtime.rewriter.planner",
-    "runtime.trace",
-)  # fmt: skip
+# Compiled modules that a start needs: looking for one reads directories and takes as long as loading it.
+EXTENSIONS = ("_json", "resource")
+OWN_EXTENSIONS = ("_cffi_backend", "pysandbox.runtime.native._host")
+
+
+def extensions() -> dict[str, str]:
+    found = {name: importlib.util.find_spec(name) for name in EXTENSIONS}
+    files = {name: spec.origin for name, spec in found.items() if spec and spec.origin and spec.has_location}
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    return files | {name: name.replace(".", "/") + suffix for name in OWN_EXTENSIONS}
 
 
 def compiled(root: str, path: str) -> bytes:
     with open(os.path.join(root, path), "rb") as file:
-        # Relative: tracebacks find the source through sys.path.
-        return marshal.dumps(compile(file.read(), f"{PACKAGE}/{path}", "exec", dont_inherit=True))
+        tree = ast.parse(file.read())
+    # `from __future__ import annotations` is a wish to the compiler, but also an import that costs as much as any.
+    ahead = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    if [alias.name for node in ahead for alias in node.names] not in ([], ["annotations"]):
+        raise ValueError(f"{path}: only `annotations` of __future__ is understood")
+    tree.body = [node for node in tree.body if node not in ahead]
+    flags = future.annotations.compiler_flag if ahead else 0
+    # Relative: tracebacks find the source through sys.path.
+    return marshal.dumps(compile(tree, f"{PACKAGE}/{path}", "exec", flags=flags, dont_inherit=True))
 
 
 def imports(root: str, path: str, name: str, is_package: bool) -> Iterator[str]:
@@ -62,31 +75,25 @@ def with_parents(names: Iterator[str], known: set[str]) -> Iterator[str]:
             yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
 
-def is_cold(name: str) -> bool:
-    return any(f"{name}.".startswith(f"{PACKAGE}.{cold}.") for cold in COLD)
-
-
 def pack(root: str) -> bytes:
     index: dict[str, tuple[int, int, bool, tuple[str, ...]]] = {PACKAGE: (0, 0, True, ())}
-    parts = [b"", b""]
-    modules: list[tuple[bool, str, bool, bytes, list[str]]] = []
+    codes = b""
+    modules: list[tuple[str, bool, str]] = []
     for part in ("oci", "runtime"):
         for path in package_files(root, part):
             if path.endswith(".py") and path != BOOT:
                 name = f"{PACKAGE}.{path[:-3].replace('/', '.')}"
-                is_package = name.endswith(".__init__")
-                name = name.removesuffix(".__init__")
-                first = list(imports(root, path, name, is_package))
-                modules.append((is_cold(name), name, is_package, compiled(root, path), first))
-    modules.sort(key=lambda module: module[0])
-    known = {module[1] for module in modules} | {PACKAGE}
-    for cold, name, is_package, body, first in modules:
-        needed = dict.fromkeys(other for other in with_parents(iter(first), known) if not f"{name}.".startswith(f"{other}."))
-        index[name] = (sum(map(len, parts)), len(body), is_package, tuple(needed))
-        parts[cold] += body
-    boot, head = compiled(root, BOOT), marshal.dumps(index)
+                modules.append((name.removesuffix(".__init__"), name.endswith(".__init__"), path))
+    known = {module[0] for module in modules} | {PACKAGE}
+    for name, is_package, path in modules:
+        body = compiled(root, path)
+        first = with_parents(imports(root, path, name, is_package), known)
+        needed = dict.fromkeys(other for other in first if not f"{name}.".startswith(f"{other}."))
+        index[name] = (len(codes), len(body), is_package, tuple(needed))
+        codes += body
+    boot, head = compiled(root, BOOT), marshal.dumps((index, extensions()))
     tag = sys.implementation.cache_tag.ljust(16).encode()
-    return b"%s%08d%s%08d%08d%s%s" % (tag, len(boot), boot, len(head), len(parts[0]), head, b"".join(parts))
+    return b"%s%08d%s%08d%s%s" % (tag, len(boot), boot, len(head), head, codes)
 
 
 if __name__ == "__main__":

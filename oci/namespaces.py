@@ -290,7 +290,7 @@ def raise_loopback() -> None:
     """
     import fcntl
     from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, socket
-    from struct import pack
+    from _struct import pack
 
     siocsifflags, iff_up_running = 0x8914, 0x41
     sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC)

@@ -10,7 +10,7 @@ a `ValueError`.
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct
 
 TYPE_CHECKING = False  # the same as typing's, without the cost of importing it
 if TYPE_CHECKING:

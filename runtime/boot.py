@@ -1,17 +1,19 @@
 """Finds the package's modules in one file. Executed by the command (`pysandbox.in`) with `LIB`, the directory of the package, and
 `file`, the file (hack/pack_modules.py describes it), read up to the end of this code.
 
-The modules that most verbs need stand first and are read at once, the others one by one. What a module imports in its first
-lines is known from the file and loaded ahead, by a shorter way than the import statement's, which takes as long as the
-modules' own code.
+What a module imports in its first lines is known from the file and loaded ahead, by a shorter way than the import statement's,
+which takes as long as the modules' own code.
 """
 
 from __future__ import annotations
 
 import sys
 from _frozen_importlib import ModuleSpec, _ModuleLockManager  # type: ignore[attr-defined]
+from _frozen_importlib_external import ExtensionFileLoader
 from gc import set_threshold
 from marshal import loads
+from posix import O_CLOEXEC, O_RDONLY, close, pread, stat
+from posix import open as open_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,16 +28,17 @@ class Modules:
     """A finder and loader."""
 
     def __init__(self, lib: str, path: str, file: BinaryIO) -> None:
-        length, self._rest = (int(file.read(8)) for _ in range(2))
+        length = int(file.read(8))
         self._lib = lib
         self._path = path
-        self._index: dict[str, tuple[int, int, bool, tuple[str, ...]]] = loads(file.read(length))
+        self._index: dict[str, tuple[int, int, bool, tuple[str, ...]]]
+        self._files: dict[str, str]
+        self._index, self._files = loads(file.read(length))
         self._start = file.tell()
-        self._hot = memoryview(file.read(self._rest))
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
         if name not in self._index:
-            return None
+            return self._compiled(name) if name in self._files else None
         _, _, package, first = self._index[name]
         for other in first:
             if other not in modules:
@@ -45,6 +48,15 @@ class Modules:
         if package:
             spec.submodule_search_locations = [self._place(name)]
         return spec
+
+    def _compiled(self, name: str) -> Any:
+        file = self._files[name]
+        place = file if file.startswith("/") else f"{self._lib}/{file}"
+        try:
+            stat(place)
+        except OSError:
+            return None  # to be looked for
+        return ModuleSpec(name, ExtensionFileLoader(name, place), origin=place)
 
     def create_module(self, spec: object) -> None:
         return None
@@ -90,12 +102,12 @@ class Modules:
     def _file(self, name: str) -> str:
         return self._place(name) + ("/__init__.py" if self._index[name][2] else ".py")
 
-    def _code(self, offset: int, length: int) -> memoryview | bytes:
-        if offset < self._rest:
-            return self._hot[offset : offset + length]
-        with open(self._path, "rb", 0) as file:
-            file.seek(self._start + offset)
-            return file.read(length)
+    def _code(self, offset: int, length: int) -> bytes:
+        fd = open_file(self._path, O_RDONLY | O_CLOEXEC)  # kept open it would stand at a number that a caller may mean
+        try:
+            return pread(fd, length, self._start + offset)
+        finally:
+            close(fd)
 
 
 given = globals()

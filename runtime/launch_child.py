@@ -90,8 +90,8 @@ def _become_container(plan: LaunchPlan, channel: Channel, planner: int | None, s
 def _preload_root() -> None:
     """All modules that making a root may need."""
     import _socket  # noqa: F401
+    import _struct  # noqa: F401
     import select  # noqa: F401
-    import struct  # noqa: F401
     import termios  # noqa: F401
     import time  # noqa: F401
 

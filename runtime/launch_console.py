@@ -95,7 +95,7 @@ def take_terminal(slave: int) -> None:
 
 
 def set_size(fd: int, rows: int, columns: int) -> None:
-    from struct import pack
+    from _struct import pack
 
     fcntl.ioctl(fd, _TIOCSWINSZ, pack("HHHH", rows, columns, 0, 0))
 

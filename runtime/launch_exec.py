@@ -168,10 +168,10 @@ def _report(channel: Channel, error: Error) -> None:
 def preload() -> None:
     """All modules that the process needs once the host's files are out of sight."""
     import _signal  # type: ignore[import-not-found]  # noqa: F401
+    import _struct  # noqa: F401
     import errno  # noqa: F401
     import fcntl  # noqa: F401
     import resource  # noqa: F401
-    import struct  # noqa: F401
 
 
 def seal_imports() -> None:

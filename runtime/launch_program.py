@@ -96,7 +96,7 @@ def _check_elf(path: str, fd: int, head: bytes) -> None:
 
     The kernel starts a truncated file and lets it die by SIGBUS or SIGSEGV; a reason is more use.
     """
-    from struct import unpack_from
+    from _struct import unpack_from
 
     if len(head) < 64 or head[:6] != b"\x7fELF\x02\x01":
         raise _bad_format(path)

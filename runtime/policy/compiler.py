@@ -247,7 +247,7 @@ def build(table: Table) -> bytes:
         for conditions, outcome in listed:
             rules.append((*outcome, len(conds), len(conditions)))
             conds += conditions
-    from struct import pack
+    from _struct import pack
 
     head = pack("<Q6I", abi.POLICY_MAGIC, abi.ABI_VERSION, table.verdict, table.data, len(rules), len(conds), table.flags)
     flat = pack(f"<{2 * len(entries)}I", *[n for entry in entries for n in entry])

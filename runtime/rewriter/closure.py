@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from struct import error, iter_unpack, unpack_from
+from _struct import error, iter_unpack, unpack_from  # type: ignore[attr-defined]
 
 from .elf import DT_NEEDED, DT_RPATH, DT_RUNPATH, Elf, ElfError, looks_like_elf
 

@@ -6,7 +6,7 @@ Sources: System V ABI (gABI) chapters 4 and 5, Linux fs/binfmt_elf.c for how seg
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct
 
 from pysandbox.oci.errors import Error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from struct import error
+from _struct import error  # type: ignore[attr-defined]
 
 from .closure import Root, closure
 from .elf import Elf, ElfError, looks_like_elf

@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from struct import Struct, pack
+from _struct import Struct, pack
 
 from .. import abi
 from .elf import PAGE, page_up
