@@ -385,15 +385,17 @@ def _kernel_view(root: int, mount: Mount, options: Options) -> int:
 def _tmpfs(root: int, mount: Mount, options: Options) -> int:
     # As runc: a directory that exists keeps its permissions, unless config.json says otherwise; one made for the mount
     # says nothing, and there is nothing to copy from it.
-    lower, data = -1, options.data
+    kept_mode = lower = -1
     try:
         target = rootfs.open_in(root, mount.destination, os.O_PATH | os.O_DIRECTORY)
         lower = os.dup(target) if options.copy_up else -1
-        if not any(option.startswith("mode=") for option in data):
-            data = (*data, f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
+        if not any(option.startswith("mode=") for option in options.data):
+            kept_mode = stat.S_IMODE(os.fstat(target).st_mode)
     except FileNotFoundError:
         target = rootfs.ensure_dir(root, mount.destination)
-    top = _attach(target, mount, options.replace(flags=options.flags & ~native.MS_RDONLY), "tmpfs", data)
+    top = _attach(target, mount, options.replace(flags=options.flags & ~native.MS_RDONLY), "tmpfs", options.data)
+    if kept_mode >= 0:
+        os.chmod(rootfs.fd_path(top), kept_mode)
     if lower >= 0:
         from pysandbox.oci.copytree import copy_tree
 
