@@ -477,7 +477,7 @@ def test_start_record_says_what_annotations_say(box: Box) -> None:
     box.configure(["true"], change)
     out = box.run().stdout
     assert out.startswith("path=/bin/busybox execfn=/bin/true dispatch=2 trace=2 pin=2 nfds=3 stack=")
-    assert "n=1000 " in out
+    assert "n=1064 " in out
     assert not (box.root / "traces").exists()
 
 
