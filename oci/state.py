@@ -686,6 +686,8 @@ def _write(fd: int, state: State) -> None:
     try:
         out = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=fd)
         try:
+            # With blocks still to be allocated ext4 would write it to the disk when it replaces the old one: a millisecond.
+            os.posix_fallocate(out, 0, len(data))
             while data:
                 data = data[os.write(out, data) :]
         finally:
