@@ -253,7 +253,7 @@ static long marshal(struct thread *t, const struct row *r, const struct call *c)
 
 long call_host(struct thread *t, struct call *c, long nr, u64 a, u64 b, u64 d, u64 e, u64 f, u64 g)
 {
-	return c->may_block ? blocking_call(t, nr, a, b, d, e, f, g) : host_call(nr, a, b, d, e, f, g);
+	return c->may_block ? blocking_call(t, nr, a, b, d, e, f, g) : ring_call(nr, a, b, d, e, f, g);
 }
 
 #define LOCK_NB 4

@@ -68,6 +68,7 @@ struct ring {
 	u32 cred_gen;          /* of the thread that made the server */
 	_Atomic u32 caller_cpu; /* where the thread that last entered the guest did so */
 	_Atomic u32 retire;    /* the server's credentials are out of date: it ends */
+	_Atomic int tid;       /* of the server, while it runs */
 };
 
 /* A guest process. */

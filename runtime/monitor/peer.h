@@ -104,5 +104,6 @@ long peer_reserve(int ctl_fd, const struct peer_record *r, bool answer);
 #define PEER_SIGNAL 7 /* SIGBUS */
 #define PEER_CODE (-0x707362)
 #define PEER_VALUE 0x6b73612d72656570ul
+#define RING_VALUE 0x6b63696b676e6972ul /* no question: ring_kick() */
 
 #endif

@@ -59,6 +59,8 @@ void ring_process_runs(struct proc *p, struct thread *t);
 void ring_retire(struct proc *p);
 void ring_dispose(struct proc *p);
 void ring_absent(struct thread *t);
+/* Interrupts the host call that the server makes, if that is one by ring_call(). */
+void ring_kick(struct proc *p);
 void ring_note_exit(u64 cycles);
 extern u64 exit_cost;                      /* of leaving the guest and entering it again, TSC cycles: the least seen */
 u64 ring_entry(const struct proc *p);      /* what a slot's `entry` should be now */

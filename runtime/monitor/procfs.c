@@ -241,6 +241,18 @@ long procfs_shows(struct thread *t, int fd)
 
 /* --- walking ------------------------------------------------------------------------------------------------------ */
 
+/* The same for what the program opens: a fifo waits for its other end, a lease for its holder. By the thread that the file is for, or
+ * by the ring server. */
+static long open_wait(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
+{
+	struct open_how_k how = {flags, mode, resolve};
+	if (flags & O_PATH)
+		return open2(dirfd, path, flags, mode, resolve);
+	if (current_thread() == t)
+		return blocking_call(t, __NR_openat2, (u64)(i64)dirfd, (u64)path, (u64)&how, sizeof how, 0, 0);
+	return ring_call(__NR_openat2, (u64)(i64)dirfd, (u64)path, (u64)&how, sizeof how, 0, 0);
+}
+
 /* What is to be done with a magic link. */
 enum link_verdict {
 	LINK_FOLLOW = 1, /* natively */
@@ -361,7 +373,7 @@ static long walk_link(struct walk *w, int fd, const char *name, const char *left
 				return splice_target(w, p->exe_path, left);
 			if (j == LINK_ASK)
 				return walk_peer_link(w, &pn, name, left, flags, followed);
-			*followed = host_call(__NR_openat, w->dir, name, *left ? O_PATH | O_CLOEXEC : flags & ~(u64)O_NOFOLLOW, mode);
+			*followed = open_wait(w->t, (int)w->dir, name, *left ? O_PATH | O_CLOEXEC : flags & ~(u64)O_NOFOLLOW, flags & (O_CREAT | O_TMPFILE_BIT) ? mode : 0, 0);
 			return *followed < 0 ? *followed : 0;
 		}
 		/* "self", "mounts", "net": plain text */
@@ -422,7 +434,7 @@ static long walk_step(struct walk *w, u64 flags, u64 mode, long *out)
 	}
 	if (!r && final) { /* an O_NOFOLLOW that meets a link ends here too: the kernel says what it says */
 		close_fd(fd);
-		*out = open2((int)w->dir, name, flags | O_NOFOLLOW | (slash ? O_DIRECTORY : 0), mode, RESOLVE_NO_MAGICLINKS);
+		*out = open_wait(w->t, (int)w->dir, name, flags | O_NOFOLLOW | (slash ? O_DIRECTORY : 0), mode, RESOLVE_NO_MAGICLINKS);
 		return *out < 0 ? *out : 1;
 	}
 	if (r) {
@@ -466,7 +478,7 @@ static long lowest(long fd)
 
 long path_open_how(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode, u64 resolve)
 {
-	long fd = open2(dirfd, path, flags, mode, resolve | RESOLVE_NO_MAGICLINKS);
+	long fd = open_wait(t, dirfd, path, flags, mode, resolve | RESOLVE_NO_MAGICLINKS);
 	/* ELOOP also says: O_NOFOLLOW met a link, too many links, or what the guest itself forbade; EACCES, that a magic link is
 	 * another process'. Walking finds out. */
 	if ((fd != -ELOOP && fd != -EACCES) || resolve)

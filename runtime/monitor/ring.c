@@ -3,8 +3,10 @@
  * It polls only while calls keep coming and a CPU is to spare; otherwise it sleeps and trampolines lead to the shim's trap
  * entry. The switch is each slot's `entry`, which the monitor writes. A shim that posted to a server that has just fallen asleep
  * gives up after a bounded spin and leaves the VM (PSB_PORT_CONT): no wake-up can be lost for good. */
+#include "peer.h"
 #include "proc.h"
 #include "shim_offsets.h"
+#include "signal.h"
 #include "syscalls/handlers.h"
 #include "syscalls/row.h"
 
@@ -118,11 +120,32 @@ static bool serve_all(struct proc *p)
 	return any;
 }
 
+/* No call made here waits, by what is known of it: the kind of file, O_NONBLOCK. Other threads and processes can change that in the moment before
+ * it is made. Then the thread whose call it is, which waits for `busy`, interrupts the server and makes the call itself. */
+long ring_call(long nr, u64 a, u64 b, u64 d, u64 e, u64 f, u64 g)
+{
+	static _Atomic u32 nothing_held;
+	const u64 arg[6] = {a, b, d, e, f, g};
+	long r = signal_call(&nothing_held, nr, arg);
+	return r == -EINTR || (r <= -ERESTARTSYS && r >= -ERESTART_RESTARTBLOCK) ? CALL_TO_TRAP : r;
+}
+
+void ring_kick(struct proc *p)
+{
+	struct siginfo_k info = {.signo = PEER_SIGNAL, .code = PEER_CODE, .from = {.pid = p->pid}};
+	u64 value = RING_VALUE;
+	int tid = atomic_load(&p->ring.tid);
+	memcpy(info.room + 8, &value, sizeof value);
+	if (tid)
+		host_call(__NR_rt_tgsigqueueinfo, host_call(__NR_getpid), tid, PEER_SIGNAL, &info);
+}
+
 /* Makes room for a server with newer credentials, or for others at the limit of tasks. Memory is given back by that one's creator. */
 static _Noreturn void leave(struct proc *p)
 {
 	set_entries(p, trap_entry(p));
 	atomic_store(&p->ring.awake, 0);
+	atomic_store(&p->ring.tid, 0);
 	thread_leave(&p->ring.started, SERVER_GONE);
 }
 
@@ -175,6 +198,7 @@ static void server_main(void *arg)
 	struct proc *p = arg;
 	bool always = p->dispatch == PSB_DISPATCH_RING;
 	u64 last_call = rdtsc(), last_poll = last_call, moved = 0, woken = counters.ring;
+	atomic_store(&p->ring.tid, (int)host_call(__NR_gettid));
 	set_entries(p, p->mm->shim + SHIM_RING);
 	for (;;) {
 		bool any = false;

@@ -158,15 +158,25 @@ static void finish_call(struct thread *t, struct call *c, long ret)
 	}
 }
 
+#define STUCK 20000000ul /* TSC cycles, some milliseconds: no call that the server makes takes so long, unless it waits */
+
 void call_begin(struct thread *t)
 {
+	static const u64 pause[2] = {0, 1000000}; /* struct timespec */
+	u64 since = 0;
 	for (u32 round = 0;; round++) {
 		u32 zero = 0;
 		if (atomic_compare_exchange_strong(&t->busy, &zero, 1))
 			return;
-		if (round % 1024 == 1023)
-			host_call(__NR_sched_yield);
 		__builtin_ia32_pause();
+		if (round % 1024 != 1023)
+			continue;
+		host_call(__NR_sched_yield);
+		since = since ? since : rdtsc();
+		if (unlikely(rdtsc() - since > STUCK)) {
+			ring_kick(t->proc);
+			host_call(__NR_nanosleep, pause, NULL);
+		}
 	}
 }
 

@@ -119,6 +119,23 @@ static void forward(const struct thread *server, const struct siginfo_k *info)
 	}
 }
 
+/* To the ring server, from ring_kick(). */
+static bool is_kick(const struct siginfo_k *info)
+{
+	u64 value;
+	memcpy(&value, info->room + 8, sizeof value);
+	return info->code == PEER_CODE && value == RING_VALUE;
+}
+
+/* If the server is about to make such a call, or was interrupted in it, it is over. */
+static void leave_ring_call(struct sigcontext_k *mc)
+{
+	if (mc->rip < (u64)signal_call_begin || mc->rip > (u64)signal_call_insn)
+		return;
+	mc->rax = (u64)-ERESTARTNOINTR;
+	mc->rip = (u64)signal_call_end;
+}
+
 /* The one host handler; all signals are blocked while it runs. Short: note, and make sure that the thread will look. */
 static void on_host_signal(int signo, struct siginfo_k *info, struct host_ucontext *host)
 {
@@ -130,6 +147,10 @@ static void on_host_signal(int signo, struct siginfo_k *info, struct host_uconte
 			if (!fixup)
 				fatal("fault of the monitor at %lx, address %lx", mc->rip, mc->cr2);
 			mc->rip = fixup;
+			return;
+		}
+		if (!t->run && is_kick(info)) {
+			leave_ring_call(mc);
 			return;
 		}
 		if (peer_signal(t, info) || t->proc->sig->action[signo].handler == SIG_IGN)

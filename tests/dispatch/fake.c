@@ -127,6 +127,11 @@ long blocking_call_masked(struct thread *t, gptr set, u64 size, long nr, u64 a, 
 	return host6(nr, a, b, c, d, e, f);
 }
 
+long ring_call(long nr, u64 a, u64 b, u64 d, u64 e, u64 f, u64 g)
+{
+	return host6(nr, a, b, d, e, f, g);
+}
+
 static int written, ended, last_verdict;
 long trace_write(struct tracer *tr, const struct trace_event *ev, struct trace_ref *ref)
 {

@@ -56,7 +56,7 @@ static long open_at(struct thread *t, int dirfd, const char *path, u64 flags, u6
 }
 
 /* A fifo without its other end makes open() wait, and so do some devices: those are the thread's. (Another process may put a fifo
- * in the place of the file meanwhile; then the ring server waits with it, and only this process is the slower for it.) */
+ * in the place of the file meanwhile: see ring_call().) */
 static long open_on_ring(struct thread *t, int dirfd, const char *path, u64 flags, u64 mode)
 {
 	struct stat_k st;

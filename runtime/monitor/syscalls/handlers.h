@@ -51,8 +51,12 @@ static inline long refuse(struct thread *t, long err)
 	return err;
 }
 
-/* A host call with these arguments: blocking_call() on the thread, a plain one on the ring (only for what cannot block). */
+/* A host call with these arguments: blocking_call() on the thread, ring_call() on the ring (only for what does not wait). */
 long call_host(struct thread *t, struct call *c, long nr, u64 a, u64 b, u64 d, u64 e, u64 f, u64 g);
+
+/* The server's host call that should not wait and could: what was found out about the file may have changed since. CALL_TO_TRAP when it was
+ * interrupted. ring.c */
+long ring_call(long nr, u64 a, u64 b, u64 d, u64 e, u64 f, u64 g);
 
 /* ioctl_net.c; `a`: the call's arguments */
 long ioctl_route(struct thread *t, struct call *c, const u64 *a);

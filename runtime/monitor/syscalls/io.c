@@ -57,7 +57,7 @@ long h_read(struct thread *t, struct call *c)
 	const u64 *a = marshal_of(t)->arg;
 	int fd = (int)a[0];
 	if (plain(t, fd))
-		return host_call(__NR_read, fd, a[1], a[2]);
+		return call_host(t, c, __NR_read, a[0], a[1], a[2], 0, 0, 0);
 	if (c->may_block)
 		return blocking_call(t, __NR_read, a[0], a[1], a[2], 0, 0, 0);
 	struct iovec_k v = {a[1], a[2]};
@@ -69,7 +69,7 @@ long h_write(struct thread *t, struct call *c)
 	const u64 *a = marshal_of(t)->arg;
 	int fd = (int)a[0];
 	if (plain(t, fd))
-		return after_try(fd, host_call(__NR_write, fd, a[1], a[2]));
+		return call_host(t, c, __NR_write, a[0], a[1], a[2], 0, 0, 0);
 	if (c->may_block)
 		return blocking_call(t, __NR_write, a[0], a[1], a[2], 0, 0, 0);
 	struct iovec_k v = {a[1], a[2]};
@@ -79,9 +79,9 @@ long h_write(struct thread *t, struct call *c)
 static long positioned(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
-	if (plain(t, (int)a[0]))
-		return host_call(c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
-	return c->may_block ? blocking_call(t, c->nr, a[0], a[1], a[2], a[3], a[4], a[5]) : CALL_TO_TRAP;
+	if (!c->may_block && !plain(t, (int)a[0]))
+		return CALL_TO_TRAP;
+	return call_host(t, c, c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 long h_pread(struct thread *t, struct call *c)
@@ -119,7 +119,7 @@ static long vectored(struct thread *t, struct call *c, bool out)
 	const u64 *a = marshal_of(t)->arg;
 	int fd = (int)a[0];
 	if (plain(t, fd))
-		return after_try(fd, host_call(c->nr, fd, a[1], a[2]));
+		return call_host(t, c, c->nr, a[0], a[1], a[2], 0, 0, 0);
 	if (c->may_block)
 		return blocking_call(t, c->nr, a[0], a[1], a[2], 0, 0, 0);
 	if (out && iovec_total((const struct iovec_k *)a[1], a[2]) > PIPE_BUF)
