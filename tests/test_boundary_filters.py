@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support_programs import compare, compile_program, make_bundle, pysandbox, run_bundle
+from support_programs import build_programs, compare, compile_program, make_bundle, pysandbox, run_bundle
 
 PROFILE = {
     "defaultAction": "SCMP_ACT_ALLOW",
@@ -47,3 +47,12 @@ def test_own_filters_on_every_door(tmp_path: Path, debian_rootfs: Path) -> None:
         outputs.append(result.stdout)
     assert outputs[0] == outputs[1]
     assert b"strict\nwritten\n" in outputs[0].replace(b": 0 ", b"")
+
+
+@pytest.mark.kvm
+@pytest.mark.root
+@pytest.mark.parametrize("dispatch", ["ring", "exit"])
+def test_a_filter_is_not_lost_by_an_execve(tmp_path: Path, busybox_rootfs: Path, dispatch: str) -> None:
+    built = build_programs(tmp_path / "built", program="own_filter_exec.c")
+    annotations = {"dev.pysandbox.dispatch": dispatch}
+    compare(make_bundle(tmp_path / "bundle", busybox_rootfs, ["/tmp/built/program"], built=built, annotations=annotations))

@@ -396,8 +396,13 @@ static long set_filter(struct thread *t, u32 flags, u64 program)
 	if (!f)
 		return -ENOMEM;
 	long r = copy_from_guest(f->insn, gptr_of(fprog.insns), fprog.n * sizeof(struct insn)) ? -EFAULT : valid(f->insn, fprog.n) ? 0 : -EINVAL;
-	if (!r)
-		r = put_on_top(t, f, flags & FLAG_TSYNC);
+	if (!r && flags & FLAG_TSYNC) { /* not to a thread that is just writing down its filters for the next program */
+		lock_acquire(&t->proc->exec_lock);
+		r = put_on_top(t, f, true);
+		lock_release(&t->proc->exec_lock);
+	} else if (!r) {
+		r = put_on_top(t, f, false);
+	}
 	if (r)
 		host_free(f, bytes_of(fprog.n));
 	else
@@ -457,7 +462,8 @@ u32 seccomp_count(const struct proc *p, u32 *mode)
 	return n;
 }
 
-/* Oldest last: a word with the number of instructions (strict: 0), the instructions. */
+/* Oldest last: a word with the number of instructions (strict: 0), the instructions. The caller has the process' exec_lock: no other thread
+ * adds one meanwhile. */
 
 u64 seccomp_size(const struct thread *t)
 {

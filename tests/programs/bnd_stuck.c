@@ -133,7 +133,7 @@ static void prepare(void)
 	bind(listener, (struct sockaddr *)&name, sizeof name);
 	listen(listener, 5);
 	file = open("/proc/self/exe", O_RDONLY);
-	if (pipe(ends))
+	if (dup2(file, PLACE) < 0 || pipe(ends))
 		exit(2);
 	mkfifo("/tmp/a-fifo", 0600);
 	close(open("/tmp/a-file", O_CREAT | O_WRONLY, 0600));
