@@ -16,8 +16,8 @@ TOP = Path(__file__).resolve().parent.parent
 SOURCES = TOP / "tests" / "programs"
 MONITOR = TOP / "runtime" / "monitor"
 PROGRAMS = [
-    "again", "altstack", "cpu", "default", "exec", "fault", "frame", "info", "nest", "restart", "site", "storm", "threads",
-    "wait",
+    "again", "altstack", "cpu", "default", "exec", "fault", "frame", "info", "nest", "restart", "site", "step", "storm",
+    "threads", "wait",
 ]  # fmt: skip
 NATIVE_TIMEOUT = 60.0  # seconds; the longest takes three
 SANDBOX_TIMEOUT = 300.0  # the emulated machine is some fifty times slower

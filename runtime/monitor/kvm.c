@@ -310,7 +310,7 @@ static void set_msrs(struct vm *vm, struct vcpu *v)
 	m.entry[1].index = MSR_LSTAR;
 	m.entry[1].data = vm->stub_va;
 	m.entry[2].index = MSR_SFMASK;
-	m.entry[2].data = 0; /* TF DF NT AC; IOPL stays */
+	m.entry[2].data = 0x100; /* TF: the stub is nothing to step through */
 	long r = kvm_ioctl(v->fd, KVM_SET_MSRS, (u64)&m);
 	if (r != 3)
 		fatal("KVM_SET_MSRS: %d", (int)r);

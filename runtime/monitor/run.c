@@ -1,4 +1,5 @@
 /* The run loop: enter the guest, look at why it came back, serve that, deliver signals, again. */
+#include "plan_sites.h"
 #include "proc.h"
 #include "shim_offsets.h"
 #include "signal.h"
@@ -45,6 +46,13 @@ static int fpe_code(u64 vector, struct thread *t)
 	return 0;
 }
 
+/* The program steps through its own instructions (TF). Where a call's way leads through a trampoline and the shim, or a trampoline only has what
+ * is not the program's, it could not go on from what it is shown. */
+static bool is_programs_step(struct thread *t, u64 rip)
+{
+	return rip - t->proc->mm->shim >= PAGE && site_executed(t->proc, site_shown(t->proc, rip)) == rip;
+}
+
 /* An exception stub ran: the CPU pushed its frame on the vCPU's exception stack. Back to user state, then what it means. */
 static void handle_exception(struct thread *t, u32 vector)
 {
@@ -75,6 +83,8 @@ static void handle_exception(struct thread *t, u32 vector)
 		signal_fault(t, SIGFPE, fpe_code(vector, t), rip, vector, err, 0);
 		break;
 	case 1:
+		if (!is_programs_step(t, rip))
+			break; /* the next step */
 		signal_fault(t, SIGTRAP, 2 /* TRAP_TRACE */, rip, vector, err, 0);
 		break;
 	case 3:
