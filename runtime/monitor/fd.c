@@ -241,20 +241,28 @@ long fd_publish(struct thread *t, int fd)
 		host_call(__NR_close, fd);
 		return -EMFILE;
 	}
-	bool proc = false;
+	bool proc = false, made = false;
 	enum fd_class class = classify(p, fd, &proc);
 	if (class == FD_NONE) {
 		host_call(__NR_close, fd);
 		return refuse(t, -EACCES);
 	}
 	if (proc) {
-		long r = procfs_admit(t, fd, class == FD_PROC_DIR);
+		long r = procfs_admit(t, fd, &made);
 		if (r < 0)
 			return r;
 		if (r != fd)
 			return fd_publish_as(t, (int)r, FD_FILE);
 	}
-	return fd_publish_as(t, fd, class);
+	return fd_publish_as(t, fd, made ? FD_MADE_NEW : class);
+}
+
+void fd_made_is_old(struct proc *p, int fd)
+{
+	lock_acquire(fd_lock(p));
+	if (fd_class_raw(p, fd) == FD_MADE_NEW)
+		fd_mark(p, fd, FD_MADE);
+	lock_release(fd_lock(p));
 }
 
 /* --- the table as a whole ---------------------------------------------------------------------------------------- */

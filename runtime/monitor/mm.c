@@ -257,10 +257,11 @@ long mm_map_pooled(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd
 	    len <= (flags & MAP_ANONYMOUS ? FILL_ANON : FILL_FILE))
 		flags |= MAP_POPULATE;
 	u8 shared = (flags & MAP_TYPE) == MAP_PRIVATE ? 0 : REGION_SHARED;
-	u32 hflags = (flags & ~(u32)(MAP_32BIT | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE)) | MAP_FIXED;
+	u32 hflags = (flags & ~(u32)(MAP_32BIT | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE)) | MAP_FIXED | mm_map_flags(mm);
 	r = host_call(__NR_mmap, addr, len, host_prot(prot), hflags, fd, offset);
 	if (IS_ERR(r))
 		goto out;
+	mm_lock_mapped(mm, addr, len);
 	if (pooled > len)
 		pooled = len;
 	long e = 0;
@@ -482,9 +483,11 @@ long mm_brk(struct mm *mm, u64 addr)
 	if (new > old) {
 		if (ensure_room(mm) || !mm_is_free(mm, old, new - old + PAGE))
 			goto out;
-		long r = host_call(__NR_mmap, old, new - old, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (new - old <= FILL_ANON ? MAP_POPULATE : 0), -1, 0);
+		u32 flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (new - old <= FILL_ANON ? MAP_POPULATE : 0) | mm_map_flags(mm);
+		long r = host_call(__NR_mmap, old, new - old, PROT_READ | PROT_WRITE, flags, -1, 0);
 		if (IS_ERR(r))
 			goto out;
+		mm_lock_mapped(mm, old, new - old);
 		if (mm_insert(mm, (struct region){.start = old, .end = new, .prot = PROT_READ | PROT_WRITE})) {
 			host_call(__NR_munmap, old, new - old);
 			forget(mm, old, new);

@@ -16,6 +16,7 @@
 #define MAP_ANONYMOUS 0x20
 #define MAP_32BIT 0x40
 #define MAP_GROWSDOWN 0x100
+#define MAP_LOCKED 0x2000
 #define MAP_NORESERVE 0x4000
 #define MAP_POPULATE 0x8000
 #define MAP_HUGETLB 0x40000
@@ -63,8 +64,13 @@ struct mm {
 	struct image_file *file;
 	u32 nfiles;
 	bool gs_given;          /* the program uses GS itself: trampolines leave the VM. Owner: emulate.c */
+	u8 lock_new;            /* MM_LOCK_*: mlockall(MCL_FUTURE) */
 	_Atomic u32 users;      /* threads of all processes that share this memory */
 };
+
+#define MM_LOCK_NONE 0
+#define MM_LOCK_ALL 1     /* new mappings are locked */
+#define MM_LOCK_TOUCHED 2 /* page by page, as they are touched */
 
 long mm_init(struct mm *mm, struct vm *vm, u64 stack_limit);
 /* Forked child: the VM is new, the slots are put back. */
@@ -74,6 +80,9 @@ long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 o
 /* The same for a private mapping without PROT_WRITE whose first `pooled` bytes (page multiple, 0: none) are in the text pool, from
  * page `pool` on. */
 long mm_map_pooled(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset, u32 pool, u64 pooled);
+/* mm_lock.c: for a new mapping's mmap, and behind it. Lock held. */
+u32 mm_map_flags(const struct mm *mm);
+void mm_lock_mapped(const struct mm *mm, u64 addr, u64 len);
 long mm_unmap(struct mm *mm, u64 addr, u64 len);
 long mm_protect(struct mm *mm, u64 addr, u64 len, u32 prot);
 long mm_brk(struct mm *mm, u64 addr);

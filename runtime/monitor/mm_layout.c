@@ -56,6 +56,7 @@ long mm_init(struct mm *mm, struct vm *vm, u64 stack_limit)
 
 long mm_reattach(struct mm *mm)
 {
+	mm->lock_new = MM_LOCK_NONE; /* as the kernel's locks end with a fork */
 	for (u32 i = 0; i < mm->nchunks; i++) {
 		long r = vm_add_chunk(mm->vm, i, mm->chunk_va[i]);
 		if (r)

@@ -50,7 +50,7 @@ struct signals {
 };
 
 /* Published descriptors (invariant 3). Owner: fd.c. One byte a number, FD_NONE = not published. */
-enum fd_class { FD_NONE = 0, FD_OTHER, FD_FILE, FD_DIR, FD_PIPE, FD_SOCKET, FD_TTY, FD_EVENT, FD_PROC, FD_PROC_DIR, FD_PATH };
+enum fd_class { FD_NONE = 0, FD_OTHER, FD_FILE, FD_DIR, FD_PIPE, FD_SOCKET, FD_TTY, FD_EVENT, FD_PROC, FD_PROC_DIR, FD_PATH, FD_MADE_NEW, FD_MADE };
 struct fdtab {
 	u8 *class_of;      /* FD_NUMBERS bytes, reserved memory */
 };
@@ -232,6 +232,8 @@ void fd_start(struct proc *p, const u64 *map, u32 n); /* marks those that are op
 u32 fd_map_size(struct proc *p);
 void fd_map(struct proc *p, u64 *map, u32 n);
 void fd_keep_neighbours(struct proc *p); /* of the vault: nothing else is ever opened at their numbers */
+/* A made file has been read for the first time: the next reading from its beginning renews it. */
+void fd_made_is_old(struct proc *p, int fd);
 bool fd_full(struct proc *p); /* a new descriptor would have a number above the guest's limit */
 void fd_copy(struct proc *child, struct proc *parent); /* own table of a child that shares memory; the parent's lock is held */
 void fd_share(struct proc *child, struct proc *parent); /* CLONE_FILES */

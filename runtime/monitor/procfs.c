@@ -170,11 +170,10 @@ static long judge(struct thread *t, int fd, const char *path, const struct rule 
 	return 0;
 }
 
-/* Gives `fd`, or a descriptor of the same number with made content (a class of its own: FD_FILE), or closes it. */
-long procfs_admit(struct thread *t, int fd, bool dir)
+/* Gives `fd`, or a descriptor of the same number with made content (*made, a class of its own), or closes it. */
+long procfs_admit(struct thread *t, int fd, bool *made)
 {
 	char path[512]; /* names of procfs are short; longer ones are not in any list */
-	(void)dir;
 	const struct rule *rule = NULL;
 	long r = procfs_canonical(t->proc, fd, path, sizeof path);
 	if (r >= 0)
@@ -183,14 +182,32 @@ long procfs_admit(struct thread *t, int fd, bool dir)
 		refuse(t, r);
 	if (!r && rule && rule->flags & MADE) {
 		long fl = host_call(__NR_fcntl, fd, F_GETFL);
-		if (fl >= 0 && !((u64)fl & O_PATH))
-			r = procfs_made_file(t, fd, rule->name, rule->make);
+		if (fl >= 0 && !((u64)fl & O_PATH)) {
+			r = procfs_made_file(t, fd, path, rule->make);
+			*made = r >= 0;
+		}
 	}
 	if (r < 0) {
 		close_fd(fd);
 		return r;
 	}
 	return fd;
+}
+
+long procfs_renew(struct thread *t, int fd)
+{
+	char path[512];
+	const struct rule *rule = NULL;
+	if (!procfs_made_of(t->proc, fd, path, sizeof path))
+		return 0;
+	long src = host_call(__NR_openat, t->proc->proc_fd, path + 6, O_CLOEXEC, 0);
+	if (src < 0)
+		return -ESRCH; /* the process has ended */
+	long r = judge(t, (int)src, path, &rule);
+	if (!r)
+		r = rule && rule->flags & MADE ? procfs_make_again(t, fd, (int)src, rule->make) : -EACCES;
+	close_fd(src);
+	return r;
 }
 
 /* --- metadata ------------------------------------------------------------------------------------------------------ */
@@ -506,7 +523,7 @@ long path_open(struct thread *t, int dirfd, const char *path, u64 flags, u64 mod
 		return refuse(t, -EACCES);
 	}
 	if (!dev_major(st.dev) && st.blksize == 1024 && procfs_is((int)fd))
-		return procfs_admit(t, (int)fd, (st.mode & S_IFMT) == S_IFDIR);
+		return procfs_admit(t, (int)fd, &(bool){false});
 	return fd;
 }
 

@@ -43,7 +43,11 @@ long make_status(struct thread *t, int fd, char *buf, u64 cap);
 long make_limits(struct thread *t, int fd, char *buf, u64 cap);
 
 /* A read-only file with that text under the number `fd`, or -errno. */
-long procfs_made_file(struct thread *t, int fd, const char *name, procfs_maker make);
+long procfs_made_file(struct thread *t, int fd, const char *path, procfs_maker make);
+/* What a made file was made of (a name that starts with /proc/), if that is known. */
+bool procfs_made_of(struct proc *p, int fd, char *buf, u64 cap);
+/* Its text anew, from the file `src` of that name. */
+long procfs_make_again(struct thread *t, int fd, int src, procfs_maker make);
 long procfs_text_file(struct thread *t, int fd, const char *name, const char *buf, u64 n);
 
 /* The value behind a key of `status`, which starts its line; NULL if the kernel does not know the key. */

@@ -229,6 +229,7 @@ long make_status(struct thread *t, int fd, char *buf, u64 cap)
 }
 
 #define MADE_MAX (16ul << 20)
+#define MEMFD_NAME 249 /* bytes */
 #define RLIMIT_FSIZE 1
 
 /* A descriptor to read the text from: of a memfd, or of a pipe where RLIMIT_FSIZE does not let us fill a file. */
@@ -274,23 +275,71 @@ long procfs_text_file(struct thread *t, int fd, const char *name, const char *bu
 	return d;
 }
 
-long procfs_made_file(struct thread *t, int fd, const char *name, procfs_maker make)
+/* Its length, and *buf of *cap bytes, to be freed; or -errno. */
+static long make_text(struct thread *t, int fd, procfs_maker make, char **buf, u64 *cap)
 {
-	u64 cap = make == make_maps || make == make_smaps ? 64 << 10 : 8 << 10;
-	char *buf = NULL;
-	long n = 0;
-	for (;; cap = ROUND_UP((u64)n + PAGE, PAGE)) {
-		buf = host_alloc(cap);
-		if (!buf)
+	*cap = make == make_maps || make == make_smaps ? 64 << 10 : 8 << 10;
+	for (;;) {
+		*buf = host_alloc(*cap);
+		if (!*buf)
 			return -ENOMEM;
-		n = make(t, fd, buf, cap);
-		if (n < 0 || (u64)n <= cap)
-			break;
-		host_free(buf, cap);
+		long n = make(t, fd, *buf, *cap);
+		if (n < 0 || (u64)n <= *cap)
+			return n;
+		host_free(*buf, *cap);
+		*buf = NULL;
 		if ((u64)n > MADE_MAX)
 			return -EFBIG;
+		*cap = ROUND_UP((u64)n + PAGE, PAGE);
 	}
-	n = n < 0 ? n : procfs_text_file(t, fd, name, buf, (u64)n);
+}
+
+/* The file has its name, by which procfs_made_of() knows what it was made of. */
+long procfs_made_file(struct thread *t, int fd, const char *path, procfs_maker make)
+{
+	char *buf;
+	u64 cap;
+	long n = make_text(t, fd, make, &buf, &cap);
+	if (n >= 0)
+		n = procfs_text_file(t, fd, strlen(path) > MEMFD_NAME ? "" : path, buf, (u64)n);
 	host_free(buf, cap);
 	return n;
+}
+
+#define MEMFD_PREFIX "/memfd:"
+
+bool procfs_made_of(struct proc *p, int fd, char *buf, u64 cap)
+{
+	char link[32];
+	fd_link(link, fd);
+	long n = host_call(__NR_readlinkat, p->proc_fd, link, buf, cap - 1);
+	u64 before = sizeof MEMFD_PREFIX - 1;
+	if (n < 0)
+		return false;
+	buf[n] = 0;
+	char *end = strrchr(buf, ' '); /* " (deleted)" */
+	if (!end || strncmp(buf, MEMFD_PREFIX "/proc/", before + 6))
+		return false;
+	*end = 0;
+	memmove(buf, buf + before, strlen(buf + before) + 1);
+	return true;
+}
+
+/* Whoever reads it in between meets a mixture of the old and the new text: as who reads the kernel's in pieces. */
+long procfs_make_again(struct thread *t, int fd, int src, procfs_maker make)
+{
+	char link[32], *buf;
+	u64 cap, limit[2] = {0, 0};
+	long n = make_text(t, src, make, &buf, &cap);
+	fd_link(link, fd);
+	long to = n < 0 ? n : host_call(__NR_openat, t->proc->proc_fd, link, O_WRONLY | O_CLOEXEC, 0);
+	if (to >= 0) {
+		if (!host_call(__NR_prlimit64, 0, RLIMIT_FSIZE, 0, limit) && (u64)n <= limit[0]) {
+			host_call(__NR_pwrite64, to, buf, n, 0);
+			host_call(__NR_ftruncate, to, n);
+		}
+		close_fd(to);
+	}
+	host_free(buf, cap);
+	return n < 0 ? n : 0;
 }

@@ -274,7 +274,7 @@ u64 mm_format_maps(struct proc *p, char *buf, u64 cap)
 		return 77;                               \
 	}
 OTHER(h_io_setup) OTHER(h_io_destroy) OTHER(h_io_getevents) OTHER(h_io_submit) OTHER(h_io_cancel)
-OTHER(h_mmap) OTHER(h_munmap) OTHER(h_mprotect) OTHER(h_mremap) OTHER(h_brk) OTHER(h_madvise) OTHER(h_clone) OTHER(h_clone3)
+OTHER(h_mmap) OTHER(h_munmap) OTHER(h_mprotect) OTHER(h_mremap) OTHER(h_brk) OTHER(h_madvise) OTHER(h_clone) OTHER(h_clone3) OTHER(h_mlockall) OTHER(h_munlockall)
 OTHER(h_fork) OTHER(h_vfork) OTHER(h_execve) OTHER(h_execveat) OTHER(h_exit) OTHER(h_exit_group) OTHER(h_arch_prctl)
 OTHER(h_set_tid_address) OTHER(h_set_robust_list) OTHER(h_get_robust_list) OTHER(h_shmat) OTHER(h_shmdt) OTHER(h_shmget) OTHER(h_pkey_mprotect) OTHER(h_rt_sigaction) OTHER(h_rt_sigprocmask)
 OTHER(h_capget) OTHER(h_priority) OTHER(h_timer_create) OTHER(h_rt_sigpending) OTHER(h_rt_sigsuspend) OTHER(h_rt_sigtimedwait) OTHER(h_pause) OTHER(h_rt_sigreturn) OTHER(h_sigaltstack)

@@ -92,7 +92,9 @@ long fd_dup_from(struct thread *t, int fd, u32 cmd, u64 least);
 
 /* --- procfs.c ------------------------------------------------------------------------------------------ */
 /* Opened file on procfs: fd (possibly another one with synthesised content) or -errno, then closed. `flags` as at open. */
-long procfs_admit(struct thread *t, int fd, bool dir);
+long procfs_admit(struct thread *t, int fd, bool *made);
+/* Makes the text of a made file (class FD_MADE) anew. 0 or -errno. */
+long procfs_renew(struct thread *t, int fd);
 /* For a descriptor of class FD_PROC_DIR: drops entries the guest must not see from a getdents buffer; the new length. */
 long procfs_filter_dirents(struct thread *t, int fd, u8 *buf, long len, bool old_layout);
 /* Learns what stat() of a magic link could show of the monitor: identities of its files. The VM exists. */
@@ -146,6 +148,8 @@ long h_brk(struct thread *t, struct call *c);
 long h_clone(struct thread *t, struct call *c);
 long h_clone3(struct thread *t, struct call *c);
 long h_seccomp(struct thread *t, struct call *c);
+long h_mlockall(struct thread *t, struct call *c);
+long h_munlockall(struct thread *t, struct call *c);
 long h_execve(struct thread *t, struct call *c);
 long h_execveat(struct thread *t, struct call *c);
 long h_exit(struct thread *t, struct call *c);
@@ -273,6 +277,5 @@ long h_waitid(struct thread *t, struct call *c);
 long h_write(struct thread *t, struct call *c);
 long h_writev(struct thread *t, struct call *c);
 long h_xattr_path(struct thread *t, struct call *c);
-long h_zero(struct thread *t, struct call *c);
 
 #endif

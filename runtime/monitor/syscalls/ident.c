@@ -17,13 +17,6 @@ long h_gettid(struct thread *t, struct call *c)
 	return t->tid;
 }
 
-long h_zero(struct thread *t, struct call *c)
-{
-	(void)t;
-	(void)c;
-	return 0;
-}
-
 /* --- prctl ------------------------------------------------------------------------------------------------------------ */
 
 enum prctl_kind { PR_NUM, PR_IN16, PR_OUT16, PR_OUT4, PR_OUT8 };

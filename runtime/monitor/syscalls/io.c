@@ -12,7 +12,19 @@
 static bool plain(struct thread *t, int fd)
 {
 	enum fd_class k = fd_class_of(t->proc, fd);
-	return k == FD_FILE || k == FD_DIR || k == FD_PROC || k == FD_PROC_DIR;
+	return k == FD_FILE || k == FD_DIR || k == FD_PROC || k == FD_PROC_DIR || k == FD_MADE_NEW || k == FD_MADE;
+}
+
+/* Who reads a made file of procfs from its beginning again gets what is true now, as of the kernel's. `offset`: -1 for the file's own. */
+static long renew(struct thread *t, int fd, i64 offset)
+{
+	enum fd_class k = fd_class_of(t->proc, fd);
+	if (likely(k < FD_MADE_NEW) || (offset < 0 ? host_call(__NR_lseek, fd, 0, 1 /* SEEK_CUR */) : offset) != 0)
+		return 0;
+	if (k == FD_MADE)
+		return procfs_renew(t, fd);
+	fd_made_is_old(t->proc, fd);
+	return 0;
 }
 
 static bool tryable(struct thread *t, int fd)
@@ -56,8 +68,10 @@ long h_read(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
 	int fd = (int)a[0];
-	if (plain(t, fd))
-		return call_host(t, c, __NR_read, a[0], a[1], a[2], 0, 0, 0);
+	if (plain(t, fd)) {
+		long r = renew(t, fd, -1);
+		return r ? r : call_host(t, c, __NR_read, a[0], a[1], a[2], 0, 0, 0);
+	}
 	if (c->may_block)
 		return blocking_call(t, __NR_read, a[0], a[1], a[2], 0, 0, 0);
 	struct iovec_k v = {a[1], a[2]};
@@ -81,7 +95,8 @@ static long positioned(struct thread *t, struct call *c)
 	const u64 *a = marshal_of(t)->arg;
 	if (!c->may_block && !plain(t, (int)a[0]))
 		return CALL_TO_TRAP;
-	return call_host(t, c, c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+	long r = renew(t, (int)a[0], (i64)a[3]);
+	return r ? r : call_host(t, c, c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 long h_pread(struct thread *t, struct call *c)
@@ -118,8 +133,10 @@ static long vectored(struct thread *t, struct call *c, bool out)
 {
 	const u64 *a = marshal_of(t)->arg;
 	int fd = (int)a[0];
-	if (plain(t, fd))
-		return call_host(t, c, c->nr, a[0], a[1], a[2], 0, 0, 0);
+	if (plain(t, fd)) {
+		long r = renew(t, fd, -1);
+		return r ? r : call_host(t, c, c->nr, a[0], a[1], a[2], 0, 0, 0);
+	}
 	if (c->may_block)
 		return blocking_call(t, c->nr, a[0], a[1], a[2], 0, 0, 0);
 	if (out && iovec_total((const struct iovec_k *)a[1], a[2]) > PIPE_BUF)

@@ -163,8 +163,8 @@ ROW(147, sched_get_priority_min, RING, PASS, 0, INT)
 ROW(148, sched_rr_get_interval, TRAP, PASS, 0, PID, OUT(16))
 ROW(149, mlock, TRAP, PASS, 0, RANGE(1), SIZE)
 ROW(150, munlock, TRAP, PASS, 0, RANGE(1), SIZE)
-NO(151, mlockall, EPERM) /* would lock the monitor's memory too; what a kernel says without the right */
-ROW(152, munlockall, RING, h_zero, 0)
+ROW(151, mlockall, TRAP, h_mlockall, F_OWN, INT)
+ROW(152, munlockall, TRAP, h_munlockall, F_OWN)
 NO(153, vhangup, EPERM)
 NO(154, modify_ldt, ENOSYS) /* as a kernel built without it */
 ROW(155, pivot_root, TRAP, PASS, 0, PATH, PATH)
