@@ -35,10 +35,17 @@ def test_pages_are_the_files(tmp_path: Path, debian_rootfs: Path, busybox_rootfs
 
 @pytest.mark.kvm
 @pytest.mark.root
-def test_changes_without_a_sign(tmp_path: Path, debian_rootfs: Path) -> None:
+@pytest.mark.parametrize("where", ["/tmp", "/tmp/disk"])
+def test_changes_without_a_sign(tmp_path: Path, debian_rootfs: Path, where: str) -> None:
+    """Writing to a shared mapping leaves the times of a file in memory alone, and of one on disk while the page is dirty."""
     built = build_programs(tmp_path / "built", text_stale="text_stale.c")
-    args = ["/tmp/built/text_stale", "/lib/x86_64-linux-gnu/libm.so.6", "/tmp"]
-    assert len(compare(make_bundle(tmp_path / "bundle", debian_rootfs, args, built=built)).stdout.splitlines()) == 3
+    args = ["/tmp/built/text_stale", "/lib/x86_64-linux-gnu/libm.so.6", where]
+    bundle = make_bundle(tmp_path / "bundle", debian_rootfs, args, built=built)
+    config = json.loads((bundle / "config.json").read_text())
+    (tmp_path / "disk").mkdir()
+    config["mounts"].append({"destination": "/tmp/disk", "type": "bind", "source": str(tmp_path / "disk"), "options": ["bind"]})
+    (bundle / "config.json").write_text(json.dumps(config))
+    assert len(compare(bundle).stdout.splitlines()) == 3
 
 
 @pytest.mark.kvm

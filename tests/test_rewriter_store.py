@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import json
+import mmap
 import os
 import re
 import shutil
@@ -108,6 +109,23 @@ def test_a_changed_file_has_no_plan(keeper: store.Store, tmp_path: Path) -> None
     plans.ensure_plans("/", str(program), store=keeper).close()
     with program.open("ab") as f:
         f.write(b"more")
+    plain = plans.ensure_plans("/", "/bin/true", store=keeper)
+    assert entry_of(plain, str(program)) is None
+    plain.close()
+
+
+def test_a_file_changed_through_a_mapping_has_no_plan(keeper: store.Store, tmp_path: Path) -> None:
+    """Such a write changes the file's times only where the page was not dirty before."""
+    program = tmp_path / "program"
+    shutil.copy("/bin/dash", program)
+    with program.open("r+b") as f, mmap.mmap(f.fileno(), 0) as shared:
+        shared[-1] = 1
+        shared[100_000] = shared[100_000]
+        time.sleep(0.05)
+        plain = plans.ensure_plans("/", str(program), store=keeper)
+        assert entry_of(plain, str(program)) is not None
+        plain.close()
+        shared[100_000] ^= 1
     plain = plans.ensure_plans("/", "/bin/true", store=keeper)
     assert entry_of(plain, str(program)) is None
     plain.close()

@@ -29,7 +29,7 @@ long plan_open(struct proc *p, int index_fd, int store_fd, int planner_fd)
 	return 0;
 }
 
-static bool file_key(int fd, struct psb_plan_key *k)
+bool plan_key(int fd, struct psb_plan_key *k)
 {
 	u64 st[18];
 	if (host_call(__NR_fstat, fd, st) || ((u32)st[3] & S_IFMT) != S_IFREG)
@@ -188,7 +188,7 @@ long plan_map(struct proc *p, struct mm *mm, u64 addr, u64 len, u32 prot, u32 fl
 {
 	struct psb_plan_key k;
 	bool fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
-	bool candidate = (flags & MAP_TYPE) == MAP_PRIVATE && (prot & PROT_EXEC || offset == 0 || fixed) && prot && !(prot & PROT_WRITE) && len <= (1ul << 32) && file_key(fd, &k);
+	bool candidate = (flags & MAP_TYPE) == MAP_PRIVATE && (prot & PROT_EXEC || offset == 0 || fixed) && prot && !(prot & PROT_WRITE) && len <= (1ul << 32) && plan_key(fd, &k);
 	struct psb_plan_image im;
 	u64 store_off = 0;
 	int found = candidate ? find_plan(p, &k, &store_off, &im) : PLAN_EMPTY;

@@ -15,7 +15,10 @@
 _Static_assert(sizeof(struct psb_pool) + PSB_POOL_ENTRIES * sizeof(struct psb_pool_entry) <= PSB_POOL_HEAD * PAGE, "pool head");
 #define TMPFS_MAGIC 0x01021994
 #define RAMFS_MAGIC 0x858458f6l
+#define OVERLAYFS_MAGIC 0x794c7630l
 #define SETTLED_NS 2000000000ul
+#define WRITTEN_NS 60000000000ul /* twice as long as a page stays dirty: vm.dirty_expire_centisecs, and the time to get at it */
+#define WRITE_AND_WAIT 7u        /* SYNC_FILE_RANGE_* */
 
 static struct psb_pool *pool;
 static struct psb_pool_entry *entries; /* PSB_POOL_ENTRIES */
@@ -61,9 +64,11 @@ static u32 look_up(const struct psb_plan_key *k, u64 offset, u64 len)
 	return 0;
 }
 
-/* A later change of the file shows in its times only if they are not of this very moment, and not at all where writing to a mapping
- * leaves them alone: in memory. The plan store does not change. */
-static bool settled(const struct psb_plan_key *k, int fd)
+/* Will a later change of the file show in its times? Only if they are not of this very moment. Not at all where writing to a mapping
+ * leaves them alone: in memory. Elsewhere such a write tells of itself unless the page is dirty already: so that none is, they are written
+ * first (nothing to do, as a rule). Of an overlay only its upper layer can be told to do so, and not even that where it is mounted
+ * `volatile`: what has been left alone for long enough was written anyhow. The plan store does not change. */
+static bool settled(const struct psb_plan_key *k, int fd, u64 offset, u64 len)
 {
 	u64 now[2];
 	struct statfs_k fs;
@@ -71,8 +76,13 @@ static bool settled(const struct psb_plan_key *k, int fd)
 		return true;
 	if (host_call(__NR_clock_gettime, CLOCK_REALTIME_COARSE, now) || host_call(__NR_fstatfs, fd, &fs) || fs.type == TMPFS_MAGIC || fs.type == RAMFS_MAGIC)
 		return false;
-	u64 ns = now[0] * 1000000000ul + now[1];
-	return k->ctime_ns + SETTLED_NS < ns && k->mtime_ns + SETTLED_NS < ns;
+	bool overlay = fs.type == OVERLAYFS_MAGIC;
+	u64 ns = now[0] * 1000000000ul + now[1], age = overlay ? WRITTEN_NS : SETTLED_NS;
+	if (k->ctime_ns + age >= ns || k->mtime_ns + age >= ns)
+		return false;
+	struct psb_plan_key then;
+	long r = overlay ? host_call(__NR_fdatasync, fd) : host_call(__NR_sync_file_range, fd, offset, len, WRITE_AND_WAIT);
+	return !r && plan_key(fd, &then) && !memcmp(&then, k, sizeof *k);
 }
 
 /* Pages of the pool, given away for good. */
@@ -108,7 +118,7 @@ u32 pool_find(const struct psb_plan_key *k, int fd, u64 offset, u64 len)
 	/* KVM's prefetch takes only what is present, and gives up for all eight pages at the first one that is not. */
 	if (page && len <= PRESENT_MAX)
 		host_call(__NR_madvise, (u8 *)pool + page * PAGE, len, MADV_POPULATE_READ);
-	if (page || __atomic_load_n(&pool->count, __ATOMIC_RELAXED) >= PSB_POOL_ENTRIES || !settled(k, fd) || !(page = reserve(len / PAGE)))
+	if (page || __atomic_load_n(&pool->count, __ATOMIC_RELAXED) >= PSB_POOL_ENTRIES || !settled(k, fd, offset, len) || !(page = reserve(len / PAGE)))
 		return page;
 	u32 i = __atomic_fetch_add(&pool->count, 1, __ATOMIC_ACQ_REL);
 	if (i >= PSB_POOL_ENTRIES)

@@ -87,6 +87,8 @@ u64 gs_get(struct thread *t);
 
 /* plan.c */
 long plan_open(struct proc *p, int index_fd, int store_fd, int planner_fd);
+/* Identity of a regular file, as plans and the pool know it; false: it is no such file. */
+bool plan_key(int fd, struct psb_plan_key *k);
 /* mmap of a file (descriptor checked by the caller): uses the plan store for executable mappings. Same result as mm_map. */
 long plan_map(struct proc *p, struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset);
 

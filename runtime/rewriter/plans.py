@@ -16,6 +16,8 @@ from .elf import Elf, ElfError, looks_like_elf
 from .store import CAPACITY, ENTRY, HEADER, Item, Store, find_entry, index_header, key_of
 
 MIN_AGE_NS = 20_000_000  # a younger file may be written again without its ctime showing it
+RECENT_NS = 60_000_000_000  # an older file is on disk: twice the time that the kernel lets a page stay dirty
+SYNC_FILE_RANGE_WRITE_AND_WAIT = 7
 SPARE = 512  # entries of a new index left to the planner
 CHUNK = 1 << 20
 F_ADD_SEALS, SEAL_SIZE = 1033, 0x1 | 0x2 | 0x4  # F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW
@@ -170,6 +172,19 @@ def _image(memfd: int, answer: Any, digest: bytes) -> bytes | None:
             raise ElfError("analysis gave impossible sites") from e
 
 
+def _write_back(fd: int, recent: bool) -> None:
+    """Leaves no page of the file dirty: what is written to a shared mapping of a page that is so already changes no time, and no
+    identity. sync_file_range(2) takes no more than that, but an overlay does nothing for it."""
+    import ctypes
+    from contextlib import suppress
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), SYNC_FILE_RANGE_WRITE_AND_WAIT)
+    if recent:
+        with suppress(OSError):  # a file system without: nothing of it is ever dirty
+            os.fdatasync(fd)
+
+
 def _read(fd: int, keep: bool) -> tuple[bytes, bytes, int]:
     """Identity and digest of a file that did not change while it was read; with `keep`, a sealed copy (else -1)."""
     import hashlib
@@ -179,6 +194,7 @@ def _read(fd: int, keep: bool) -> tuple[bytes, bytes, int]:
     age = time.time_ns() - before.st_ctime_ns
     if 0 <= age < MIN_AGE_NS:
         time.sleep((MIN_AGE_NS - age) / 1e9)
+    _write_back(fd, recent=age < RECENT_NS)
     digest = hashlib.sha256()
     copy = os.memfd_create("psb-elf", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) if keep else -1
     try:

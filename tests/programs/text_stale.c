@@ -1,5 +1,5 @@
 /* Files that change under a mapping, in ways that their times do not tell: ELF files written to through a shared mapping, data files.
- * Usage: text_stale LIBRARY DIRECTORY; LIBRARY: an ELF whose first segment has eight pages or more; DIRECTORY is in memory. */
+ * Usage: text_stale LIBRARY DIRECTORY; LIBRARY: an ELF whose first segment has eight pages or more; DIRECTORY: for the files. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <setjmp.h>
