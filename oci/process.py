@@ -50,6 +50,7 @@ RLIMITS = {
     )
 }
 _INFINITY = 2**64 - 1
+_STACK_MOST = 1 << 40  # bytes; limits.c has the same
 _MONITOR_NOFILE_ROOM = 1024  # as in runtime/monitor/monitor.h
 _SCHED = {
     "SCHED_OTHER": 0,
@@ -215,10 +216,21 @@ def set_rlimits(rlimits: tuple[Rlimit, ...]) -> None:
             raise from_os_error(f"error setting rlimit {limit.type}", error, LaunchError) from None
     if all(limit.type != "RLIMIT_NOFILE" for limit in rlimits):
         _limit_descriptors(*resource.getrlimit(resource.RLIMIT_NOFILE))
+    _limit_stack(*resource.getrlimit(resource.RLIMIT_STACK))
+
+
+def _limit_stack(soft: int, hard: int) -> None:
+    """The program's limit is the monitor's affair. The monitor itself the kernel would map among the program's own memory, to
+    leave as much room above it as the process' limit says."""
+    import resource
+
+    if soft == resource.RLIM_INFINITY or soft > _STACK_MOST:
+        resource.setrlimit(resource.RLIMIT_STACK, (_STACK_MOST, hard))
 
 
 def stack_limit(rlimits: tuple[Rlimit, ...]) -> int:
-    """The soft RLIMIT_STACK the program gets, in bytes; 2**64-1 for none."""
+    """The soft RLIMIT_STACK the program gets, in bytes, 2**64-1 for none; the process' own before `set_rlimits` if none is
+    asked for."""
     for limit in rlimits:
         if limit.type == "RLIMIT_STACK":
             return limit.soft

@@ -92,7 +92,7 @@ def become(
     process.set_security_labels(wanted, roles[abi.FD_PROC])
     process.set_personality(program.personality)
     process.own_stdio(wanted.user.uid)
-    nofile = process.descriptor_limits(wanted.rlimits)
+    nofile, stack = process.descriptor_limits(wanted.rlimits), process.stack_limit(wanted.rlimits)
     process.set_rlimits(wanted.rlimits)
     process.drop_bounding(program.capabilities)
     process.become_user(wanted, keep_groups=program.keep_groups)
@@ -119,7 +119,7 @@ def become(
         dispatch=program.dispatch,
         trace=program.trace,
         pin=program.pin,
-        stack_limit=process.stack_limit(wanted.rlimits),
+        stack_limit=stack,
         nofile=nofile,
         wait_fd=number + 3 if waiting else 0,
         no_new_privs=wanted.no_new_privileges,

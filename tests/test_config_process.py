@@ -225,6 +225,13 @@ def test_little_address_space_and_a_large_stack(lab: Lab) -> None:
     assert lab.compare("ulimit -v; ulimit -s; sh -c 'head -c 1000000 /dev/zero | wc -c'", change) == "1048576\n9437184\n1000000\n"
 
 
+@pytest.mark.parametrize(("soft", "hard"), [(2**64 - 1, 2**64 - 1), (1 << 46, 2**64 - 1), (1 << 46, 1 << 46)])
+def test_a_stack_without_bounds(lab: Lab, soft: int, hard: int) -> None:
+    """As by `docker run --ulimit stack=-1`. The kernel would move the monitor down for it, into the program's addresses."""
+    change = process(rlimits=[{"type": "RLIMIT_STACK", "soft": soft, "hard": hard}])
+    assert lab.compare("ulimit -s; ulimit -H -s; sh -c 'ulimit -s'; grep stack /proc/self/limits", change)
+
+
 def test_hard_limit_that_may_not_be_raised(lab: Lab) -> None:
     change = process(rlimits=[{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2**40}])
     assert lab.error(change) == "pysandbox: error setting rlimit RLIMIT_NOFILE: operation not permitted\n"

@@ -6,6 +6,9 @@
 #include "syscalls/handlers.h"
 
 #define CAP_SYS_RESOURCE 24
+/* The kernel maps a new program below as much room as the stack's soft limit says, and a monitor has to find its place above the guest's
+ * memory. */
+#define STACK_MOST (1ul << 40)
 #define RLIM_INFINITY (~0ul)
 
 struct rlimit_k {
@@ -75,7 +78,7 @@ static long set_stack(struct proc *p, const struct rlimit_k *new, u64 old_max)
 	if (new->cur > new->max)
 		return -EINVAL;
 	if (new->max != old_max) { /* only the ceiling is the kernel's affair; a soft limit above it cannot stay */
-		struct rlimit_k host = {new->max, new->max};
+		struct rlimit_k host = {least(new->max, STACK_MOST), new->max};
 		long r = host_call(__NR_prlimit64, 0, RLIMIT_STACK, &host, 0);
 		if (r)
 			return r;
@@ -88,6 +91,8 @@ static long set_stack(struct proc *p, const struct rlimit_k *new, u64 old_max)
 static long other_limit(struct proc *p, i32 pid, u32 which, struct rlimit_k *new, struct rlimit_k *old)
 {
 	bool files = which == RLIMIT_NOFILE;
+	if (new && which == RLIMIT_STACK && new->cur <= new->max)
+		new->cur = least(new->cur, STACK_MOST);
 	long r = host_call(__NR_prlimit64, pid, which, new && !files ? new : NULL, old);
 	if (r || (!files && which != RLIMIT_STACK))
 		return r;

@@ -107,6 +107,25 @@ def others():
     print(os.waitpid(pid, 0)[1], flush=True)
 
 
+def stacks():
+    """A program begins, however much room its stack may have: set by itself or by another process."""
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    for limit in ((8 << 20, 1 << 45), (1 << 45, 1 << 45)):
+        pid = os.fork()
+        if not pid:
+            resource.setrlimit(resource.RLIMIT_STACK, limit)
+            os.execv("/bin/echo", ["echo", "own limit"])
+        print(os.waitpid(pid, 0)[1], flush=True)
+    pid = os.fork()
+    if not pid:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os.execv("/bin/echo", ["echo", "limit of others"])
+    os.waitpid(pid, os.WUNTRACED)
+    resource.prlimit(pid, resource.RLIMIT_STACK, (hard, hard))
+    os.kill(pid, signal.SIGCONT)
+    print(os.waitpid(pid, 0)[1], flush=True)
+
+
 def sizes():
     for limit in (0, 1024, 4096):
         resource.setrlimit(FSIZE, (limit, resource.RLIM_INFINITY))
@@ -122,4 +141,5 @@ def sizes():
 child("descriptors", descriptors)
 child("used up", used_up)
 child("others", others)
+child("stacks", stacks)
 child("sizes", sizes)
