@@ -69,3 +69,10 @@ def test_a_file_system_of_the_programs_own(tmp_path: Path, busybox_rootfs: Path,
     (bundle / "config.json").write_text(json.dumps(config))
     result = compare(bundle)
     assert result.stdout == (b"file 1, new numbers 0, lost or won 0\n111\n" if mode == "ioctl" else b"mounted 0, 0\n")
+
+
+@pytest.mark.parametrize("dispatch", ["ring", "exit"])
+def test_numbers_that_an_execve_has_closed(tmp_path: Path, busybox_rootfs: Path, dispatch: str) -> None:
+    """What the next monitor opens for itself at its start stands at the lowest numbers: they are not the program's for that."""
+    result = compare(prepare(tmp_path, busybox_rootfs, "cloexec", dispatch=dispatch))
+    assert result.stdout == b"seen: 0\n"

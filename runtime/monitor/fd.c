@@ -277,6 +277,14 @@ static void make_table(struct proc *p)
 	host_call(__NR_madvise, fd_tail(p), sizeof fd_tail(p)->use, MADV_WIPEONFORK);
 }
 
+void fd_drop_closed(u64 *map, u32 n)
+{
+	for (u32 i = 0; i < n / 64; i++)
+		for (u64 bits = map[i]; bits; bits &= bits - 1)
+			if (host_call(__NR_fcntl, i * 64 + (u32)__builtin_ctzl(bits), F_GETFD) < 0)
+				map[i] &= ~(bits & -bits);
+}
+
 void fd_start(struct proc *p, const u64 *map, u32 n)
 {
 	make_table(p);
@@ -453,7 +461,7 @@ int fd_move_high(struct proc *p, int fd, bool cloexec)
 	host_call(__NR_close, fd);
 	if (p->fds.class_of) {
 		lock_acquire(fd_lock(p));
-		if (fd_in_table(fd) && fd_class_raw(p, fd) == MONITOR)
+		if (fd_in_table(fd)) /* it was ours, whatever it was taken for */
 			fd_mark(p, fd, FD_NONE);
 		if (fd_in_table((int)n))
 			fd_mark(p, (int)n, MONITOR);

@@ -229,6 +229,8 @@ long fd_publish(struct thread *t, int fd);
 void fd_unpublish(struct proc *p, int fd);
 /* Bit maps of published numbers, `n` (a multiple of 64) of them; for the start record. */
 void fd_start(struct proc *p, const u64 *map, u32 n); /* marks those that are open */
+/* Before the monitor opens anything: leaves in the map what an execve has left open. Numbers that it closed (FD_CLOEXEC) are the lowest that are free. */
+void fd_drop_closed(u64 *map, u32 n);
 u32 fd_map_size(struct proc *p);
 void fd_map(struct proc *p, u64 *map, u32 n);
 void fd_keep_neighbours(struct proc *p); /* of the vault: nothing else is ever opened at their numbers */

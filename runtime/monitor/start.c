@@ -39,9 +39,9 @@ static u32 parse_number(const char *s)
 }
 
 /* Takes the start record out of its socket and checks what the monitor relies on. */
-static const struct psb_start *read_start_record(int fd)
+static struct psb_start *read_start_record(int fd)
 {
-	const struct psb_start *s = host_alloc(START_MAX);
+	struct psb_start *s = host_alloc(START_MAX);
 	if (!s)
 		fatal("no memory");
 	long got = host_call(__NR_recvfrom, fd, s, START_MAX, 0, 0, 0);
@@ -217,10 +217,11 @@ _Noreturn void monitor_entry(u64 *sp, u64 base, const Elf64_Dyn *dyn)
 	t->tid = (int)host_call(__NR_gettid);
 	identify(self_fd, &p->monitor_dev, &p->monitor_ino);
 	host_call(__NR_fcntl, p->vault_fd, F_SETFD, 1);
-	const struct psb_start *start = read_start_record(start_fd);
+	struct psb_start *start = read_start_record(start_fd);
 	fd_keep_neighbours(p); /* in place of what stood there */
 	if (start->end_signal)
 		end_by_signal((int)start->end_signal);
+	fd_drop_closed((u64 *)((char *)start + start->fds_off), start->nfds);
 	if (!start->is_exec) /* a guest's execve has inherited it */
 		confine();
 	if (start->wait_fd)

@@ -4,6 +4,7 @@
  *     holds    65536 uses of one number, which is then closed
  *     swap     a directory becomes /proc/self/fd and back, while it is copied and listed
  *     exec     files at the numbers that an execve uses
+ *     cloexec  numbers that an execve has closed, while files are opened that are refused
  *     full     a number is closed that a call uses, when there is no other one left */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -288,6 +289,52 @@ static int other_files(void)
 	return 0;
 }
 
+/* --- cloexec ---------------------------------------------------------------------------------------------------------------- */
+
+enum { CLOSED = 30 };
+
+static int opened;
+
+/* The number is one of those that were closed, for as long as it takes to say no. */
+static void *open_memory(void *unused)
+{
+	while (!stop) {
+		int fd = open("/proc/self/mem", O_RDWR);
+		if (fd >= 0) { /* then there is no secret in it */
+			opened = 1;
+			close(fd);
+		}
+	}
+	return unused;
+}
+
+static int closed_by_execve(int again)
+{
+	char *argv[] = {"program", "closed", NULL};
+	static long word = 42;
+	long got;
+	int seen = 0;
+	pthread_t t;
+	if (!again) {
+		for (int i = 0; i < CLOSED; i++)
+			if (open("/dev/null", O_RDONLY | O_CLOEXEC) < 0)
+				return 2;
+		execv("/proc/self/exe", argv);
+		return 3;
+	}
+	pthread_create(&t, NULL, open_memory, NULL);
+	for (int fd = 3; fd < CLOSED; fd++) {
+		for (int i = 0; i < 200; i++)
+			seen += pread(fd, &got, sizeof got, (off_t)(unsigned long)&word) > 0;
+		while (open("/dev/null", O_RDONLY) > fd) /* the lowest that is free is the next one from here on */
+			close(fd + 1);
+	}
+	stop = 1;
+	pthread_join(t, NULL);
+	printf("seen: %d\n", seen && !opened);
+	return 0;
+}
+
 /* --- full ------------------------------------------------------------------------------------------------------------------- */
 
 static int ends[2];
@@ -329,6 +376,8 @@ int main(int argc, char **argv)
 		return swaps();
 	else if (!strcmp(mode, "exec"))
 		return other_files();
+	else if (!strcmp(mode, "cloexec") || !strcmp(mode, "closed"))
+		return closed_by_execve(mode[2] == 'o' && mode[3] == 's');
 	else if (!strcmp(mode, "full"))
 		return full_table();
 	return 0;
