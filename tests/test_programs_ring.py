@@ -26,3 +26,11 @@ def test_no_thread_has_descriptors_of_its_own(tmp_path: Path, busybox_rootfs: Pa
     bundle = make_bundle(tmp_path / "files", busybox_rootfs, ["/tmp/built/ring_own", "files"], built=built)
     result = run_bundle(pysandbox(), bundle)
     assert (result.status, result.stdout) == (0, b"clone: Invalid argument\nran: 0\n"), result
+
+
+@pytest.mark.parametrize("dispatch", ["auto", "ring", "exit"])
+def test_long_reads_are_whole(tmp_path: Path, busybox_rootfs: Path, dispatch: str) -> None:
+    """The thread that interrupts whoever takes too long with its call must not cut them short."""
+    built = build_programs(tmp_path / "built", long_reads="long_reads.c")
+    annotations = {"dev.pysandbox.dispatch": dispatch}
+    compare(make_bundle(tmp_path / dispatch, busybox_rootfs, ["/tmp/built/long_reads"], built=built, annotations=annotations))

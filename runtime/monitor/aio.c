@@ -155,7 +155,7 @@ static long transfer(struct thread *t, const struct iocb_k *q, long *refused)
 {
 	bool out = q->opcode == IOCB_PWRITE || q->opcode == IOCB_PWRITEV, vector = q->opcode >= IOCB_PREADV;
 	enum fd_class k = fd_class_of(t->proc, q->fd);
-	bool place = k == FD_FILE || k == FD_PROC || k >= FD_MADE_NEW;
+	bool place = k == FD_FILE || k == FD_DEVICE || k == FD_PROC || k >= FD_MADE_NEW;
 	struct iovec_k one = {q->buf, q->nbytes < MAX_RW ? q->nbytes : MAX_RW}, *v = &one;
 	long flags = host_call(__NR_fcntl, q->fd, F_GETFL);
 	if (flags < 0 || (u32)flags & O_PATH || ((u32)flags & O_ACCMODE) == (out ? 0 : O_WRONLY))

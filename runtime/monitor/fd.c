@@ -178,8 +178,10 @@ static enum fd_class classify_anonymous(struct proc *p, int fd)
 static enum fd_class classify_chr(u64 rdev)
 {
 	u32 major = dev_major(rdev), minor = dev_minor(rdev);
-	if (major == 1 && (minor == 3 || minor == 5 || minor == 7 || minor == 9)) /* null, zero, full, urandom: never wait */
+	if (major == 1 && minor == 3) /* null */
 		return FD_FILE;
+	if (major == 1 && (minor == 5 || minor == 7 || minor == 9)) /* zero, full, urandom: never wait */
+		return FD_DEVICE;
 	if (major == 4 || major == 5 || (major >= 136 && major <= 143))
 		return FD_TTY;
 	return FD_OTHER;

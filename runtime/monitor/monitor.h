@@ -50,7 +50,7 @@ struct signals {
 };
 
 /* Published descriptors (invariant 3). Owner: fd.c. One byte a number, FD_NONE = not published. */
-enum fd_class { FD_NONE = 0, FD_OTHER, FD_FILE, FD_DIR, FD_PIPE, FD_SOCKET, FD_TTY, FD_EVENT, FD_PROC, FD_PROC_DIR, FD_PATH, FD_MADE_NEW, FD_MADE };
+enum fd_class { FD_NONE = 0, FD_OTHER, FD_FILE, FD_DIR, FD_PIPE, FD_SOCKET, FD_TTY, FD_EVENT, FD_PROC, FD_PROC_DIR, FD_PATH, FD_DEVICE, FD_MADE_NEW, FD_MADE };
 struct fdtab {
 	u8 *class_of;      /* FD_NUMBERS bytes, reserved memory */
 };

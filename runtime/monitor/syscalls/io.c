@@ -9,9 +9,15 @@
 #define RWF_NOWAIT 8
 #define PIPE_BUF 4096
 
-static bool plain(struct thread *t, int fd)
+/* A device without an end looks for signals after each page, and then gives what it has. A longer read can take so long that the thread interrupts
+ * the server (ring_kick): it would be cut short without a signal of the program's. */
+#define ENDLESS_MAX 4096
+
+static bool plain(struct thread *t, int fd, u64 size)
 {
 	enum fd_class k = fd_class_of(t->proc, fd);
+	if (unlikely(k == FD_DEVICE))
+		return size <= ENDLESS_MAX;
 	return k == FD_FILE || k == FD_DIR || k == FD_PROC || k == FD_PROC_DIR || k == FD_MADE_NEW || k == FD_MADE;
 }
 
@@ -68,7 +74,7 @@ long h_read(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
 	int fd = (int)a[0];
-	if (plain(t, fd)) {
+	if (plain(t, fd, a[2])) {
 		long r = renew(t, fd, -1);
 		return r ? r : call_host(t, c, __NR_read, a[0], a[1], a[2], 0, 0, 0);
 	}
@@ -82,7 +88,7 @@ long h_write(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
 	int fd = (int)a[0];
-	if (plain(t, fd))
+	if (plain(t, fd, a[2]))
 		return call_host(t, c, __NR_write, a[0], a[1], a[2], 0, 0, 0);
 	if (c->may_block)
 		return blocking_call(t, __NR_write, a[0], a[1], a[2], 0, 0, 0);
@@ -93,7 +99,7 @@ long h_write(struct thread *t, struct call *c)
 static long positioned(struct thread *t, struct call *c)
 {
 	const u64 *a = marshal_of(t)->arg;
-	if (!c->may_block && !plain(t, (int)a[0]))
+	if (!c->may_block && !plain(t, (int)a[0], ~0ul)) /* a device has no positions */
 		return CALL_TO_TRAP;
 	long r = renew(t, (int)a[0], (i64)a[3]);
 	return r ? r : call_host(t, c, c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
@@ -133,7 +139,7 @@ static long vectored(struct thread *t, struct call *c, bool out)
 {
 	const u64 *a = marshal_of(t)->arg;
 	int fd = (int)a[0];
-	if (plain(t, fd)) {
+	if (plain(t, fd, iovec_total((const struct iovec_k *)a[1], a[2]))) {
 		long r = renew(t, fd, -1);
 		return r ? r : call_host(t, c, c->nr, a[0], a[1], a[2], 0, 0, 0);
 	}
@@ -161,6 +167,8 @@ long h_getrandom(struct thread *t, struct call *c)
 	const u64 *a = marshal_of(t)->arg;
 	if (c->may_block)
 		return blocking_call(t, __NR_getrandom, a[0], a[1], a[2], 0, 0, 0);
+	if (a[1] > ENDLESS_MAX)
+		return CALL_TO_TRAP;
 	long r = host_call(__NR_getrandom, a[0], a[1], a[2] | GRND_NONBLOCK);
 	return r == -EAGAIN && !(a[2] & GRND_NONBLOCK) ? CALL_TO_TRAP : r;
 }
