@@ -261,7 +261,12 @@ long mm_map_pooled(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd
 	r = host_call(__NR_mmap, addr, len, host_prot(prot), hflags, fd, offset);
 	if (IS_ERR(r))
 		goto out;
-	mm_lock_mapped(mm, addr, len);
+	if (mm_lock_mapped(mm, addr, len)) {
+		host_call(__NR_munmap, addr, len);
+		forget(mm, addr, addr + len);
+		r = -EAGAIN;
+		goto out;
+	}
 	if (pooled > len)
 		pooled = len;
 	long e = 0;
@@ -487,8 +492,7 @@ long mm_brk(struct mm *mm, u64 addr)
 		long r = host_call(__NR_mmap, old, new - old, PROT_READ | PROT_WRITE, flags, -1, 0);
 		if (IS_ERR(r))
 			goto out;
-		mm_lock_mapped(mm, old, new - old);
-		if (mm_insert(mm, (struct region){.start = old, .end = new, .prot = PROT_READ | PROT_WRITE})) {
+		if (mm_lock_mapped(mm, old, new - old) || mm_insert(mm, (struct region){.start = old, .end = new, .prot = PROT_READ | PROT_WRITE})) {
 			host_call(__NR_munmap, old, new - old);
 			forget(mm, old, new);
 			goto out;

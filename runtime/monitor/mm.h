@@ -82,7 +82,7 @@ long mm_map(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 o
 long mm_map_pooled(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd, u64 offset, u32 pool, u64 pooled);
 /* mm_lock.c: for a new mapping's mmap, and behind it. Lock held. */
 u32 mm_map_flags(const struct mm *mm);
-void mm_lock_mapped(const struct mm *mm, u64 addr, u64 len);
+long mm_lock_mapped(const struct mm *mm, u64 addr, u64 len);
 long mm_unmap(struct mm *mm, u64 addr, u64 len);
 long mm_protect(struct mm *mm, u64 addr, u64 len, u32 prot);
 long mm_brk(struct mm *mm, u64 addr);

@@ -72,8 +72,10 @@ u32 mm_map_flags(const struct mm *mm)
 	return mm->lock_new == MM_LOCK_ALL ? MAP_LOCKED : 0;
 }
 
-void mm_lock_mapped(const struct mm *mm, u64 addr, u64 len)
+long mm_lock_mapped(const struct mm *mm, u64 addr, u64 len)
 {
-	if (mm->lock_new == MM_LOCK_TOUCHED)
-		host_call(__NR_mlock2, addr, len, MLOCK_ONFAULT);
+	if (mm->lock_new != MM_LOCK_TOUCHED)
+		return 0;
+	long r = host_call(__NR_mlock2, addr, len, MLOCK_ONFAULT);
+	return r == -ENOMEM || r == -EPERM ? r : 0; /* the limit */
 }

@@ -80,6 +80,7 @@ int main(void)
 	was = locked();
 	say("map", map(1 << 20));
 	say("more", locked() - was);
+	say("beyond", map(64 << 20));
 	say("unlock", munlockall());
 	say("left", locked());
 	say("map", map(1 << 20));
