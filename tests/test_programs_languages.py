@@ -23,6 +23,7 @@ PROGRAMS: dict[str, tuple[list[str], int]] = {
     "metadata": ([PYTHON, "/tmp/programs/run_metadata.py"], 0),
     "calls": ([PYTHON, "/tmp/programs/run_calls.py"], 0),
     "limits": ([PYTHON, "/tmp/programs/run_limits.py"], 0),
+    "openat2": ([PYTHON, "/tmp/programs/run_openat2.py"], 0),
     "procfs-again": ([PYTHON, "/tmp/programs/run_renew.py"], 0),
     "modules": ([PYTHON, "/tmp/programs/run_modules.py"], 0),
     "traceback": ([PYTHON, "-c", "print('before', flush=True); 1 / 0"], 1),

@@ -94,36 +94,6 @@ long h_creat(struct thread *t, struct call *c)
 	return do_open(t, c, AT_FDCWD, (const char *)a[0], O_CREAT | O_WRONLY | O_TRUNC, a[1]);
 }
 
-/* struct open_how may be longer than we know: then the rest has to be zero, as the kernel demands. */
-static long copy_how(u64 va, u64 size, struct open_how_k *how)
-{
-	u8 raw[PAGE];
-	if (size < sizeof *how)
-		return -EINVAL;
-	if (size > sizeof raw)
-		return -E2BIG;
-	if (copy_from_guest(raw, gptr_of(va), size))
-		return -EFAULT;
-	for (u64 i = sizeof *how; i < size; i++)
-		if (raw[i])
-			return -E2BIG;
-	memcpy(how, raw, sizeof *how);
-	return 0;
-}
-
-long h_openat2(struct thread *t, struct call *c)
-{
-	const u64 *a = marshal_of(t)->arg;
-	struct open_how_k how;
-	if (!c->may_block)
-		return CALL_TO_TRAP;
-	long r = copy_how(a[2], a[3], &how);
-	if (r)
-		return r;
-	long fd = path_open_how(t, (int)a[0], (const char *)a[1], how.flags, how.mode, how.resolve);
-	return fd < 0 ? fd : fd_publish(t, (int)fd);
-}
-
 /* mq_open: the name is not a path; a queue is a file of its own file system. */
 long h_mq_open(struct thread *t, struct call *c)
 {

@@ -1,4 +1,4 @@
-/* Calls that make descriptors out of nothing: pipes, sockets, event, signal and memory files. */
+/* Calls that make descriptors out of nothing: pipes, sockets, event, signal and memory files; openat2. */
 #include "../linux_abi.h"
 #include "handlers.h"
 
@@ -133,4 +133,54 @@ long h_signalfd4(struct thread *t, struct call *c)
 	(void)c;
 	const u64 *a = marshal_of(t)->arg;
 	return make_signalfd(t, (int)a[0], a[1], a[2], a[3]);
+}
+
+/* --- openat2 ----------------------------------------------------------------------------------------------------- */
+
+/* struct open_how may be longer than we know: then the rest has to be zero, as the kernel demands. */
+static long copy_how(u64 va, u64 size, struct open_how_k *how)
+{
+	u8 raw[PAGE];
+	if (size < sizeof *how)
+		return -EINVAL;
+	if (size > sizeof raw)
+		return -E2BIG;
+	if (copy_from_guest(raw, gptr_of(va), size))
+		return -EFAULT;
+	for (u64 i = sizeof *how; i < size; i++)
+		if (raw[i])
+			return -E2BIG;
+	memcpy(how, raw, sizeof *how);
+	return 0;
+}
+
+/* The program's own rules for the walk met ELOOP. A magic link that they do not forbid by name is EXDEV to the kernel, nearly always: it leads
+ * out of what it may not leave, or to another mount. */
+static long scoped_error(int dirfd, const char *path, u64 flags, u64 resolve)
+{
+	static const u64 scopes = RESOLVE_BENEATH | RESOLVE_IN_ROOT;
+	if (resolve & (RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS))
+		return -ELOOP;
+	if (resolve == RESOLVE_CACHED)
+		return -EAGAIN; /* asked again without, it is walked */
+	struct open_how_k how = {O_PATH | O_CLOEXEC | (flags & O_NOFOLLOW), 0, (resolve & ~(u64)RESOLVE_CACHED) | (resolve & scopes ? 0 : RESOLVE_BENEATH)};
+	long fd = host_call(__NR_openat2, dirfd, path, &how, sizeof how);
+	if (fd >= 0) /* it is not looked at */
+		host_call(__NR_close, fd);
+	return fd == -EXDEV ? -EXDEV : -ELOOP;
+}
+
+long h_openat2(struct thread *t, struct call *c)
+{
+	const u64 *a = marshal_of(t)->arg;
+	struct open_how_k how;
+	if (!c->may_block)
+		return CALL_TO_TRAP;
+	long r = copy_how(a[2], a[3], &how);
+	if (r)
+		return r;
+	long fd = path_open_how(t, (int)a[0], (const char *)a[1], how.flags, how.mode, how.resolve);
+	if (fd == -ELOOP && how.resolve)
+		return scoped_error((int)a[0], (const char *)a[1], how.flags, how.resolve);
+	return fd < 0 ? fd : fd_publish(t, (int)fd);
 }
