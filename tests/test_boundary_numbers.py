@@ -76,3 +76,13 @@ def test_numbers_that_an_execve_has_closed(tmp_path: Path, busybox_rootfs: Path,
     """What the next monitor opens for itself at its start stands at the lowest numbers: they are not the program's for that."""
     result = compare(prepare(tmp_path, busybox_rootfs, "cloexec", dispatch=dispatch))
     assert result.stdout == b"seen: 0\n"
+
+
+@pytest.mark.parametrize("dispatch", ["ring", "exit"])
+def test_nothing_forbidden_under_any_number(tmp_path: Path, busybox_rootfs: Path, dispatch: str) -> None:
+    """Threads open what they must not have, shuffle numbers, and read and map whatever is there."""
+    built = build_programs(tmp_path / "built", program="bnd_hammer.c")
+    annotations = {"dev.pysandbox.dispatch": dispatch}
+    args = ["/tmp/built/program", "4"]
+    result = compare(make_bundle(tmp_path / "bundle", busybox_rootfs, args, built=built, annotations=annotations))
+    assert result.stdout == b"stolen 0, idle 0\n"
