@@ -460,14 +460,14 @@ int fd_move_high(struct proc *p, int fd, bool cloexec)
 		}
 		return fd;
 	}
-	host_call(__NR_close, fd);
 	if (p->fds.class_of) {
 		lock_acquire(fd_lock(p));
-		if (fd_in_table(fd)) /* it was ours, whatever it was taken for */
+		if (fd_in_table(fd)) /* it is ours, whatever it was taken for; once it is closed, it may be anybody's */
 			fd_mark(p, fd, FD_NONE);
 		if (fd_in_table((int)n))
 			fd_mark(p, (int)n, MONITOR);
 		lock_release(fd_lock(p));
 	}
+	host_call(__NR_close, fd);
 	return (int)n;
 }
