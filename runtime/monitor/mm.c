@@ -206,11 +206,12 @@ static u32 host_prot(u32 prot)
 
 static u64 choose_address(struct mm *mm, u64 hint, u64 len, u32 flags)
 {
-	if (flags & MAP_32BIT)
-		return mm_find_gap(mm, len, 0x40000000, 0x80000000);
+	u64 limit = flags & MAP_32BIT ? 0x80000000 : PSB_GUEST_LIMIT;
 	hint = ROUND_DOWN(hint, PAGE);
-	if (hint >= 0x10000 && hint + len <= PSB_GUEST_LIMIT && mm_is_free(mm, hint, len))
+	if (hint >= 0x10000 && hint <= limit && len <= limit - hint && mm_is_free(mm, hint, len))
 		return hint;
+	if (flags & MAP_32BIT)
+		return mm_find_gap(mm, len, 0x40000000, limit);
 	u64 a = mm_find_gap(mm, len, 0x10000000, mm->mmap_top);
 	/* below the mmap area is full: anywhere */
 	return a ? a : mm_find_gap(mm, len, 0x10000, PSB_GUEST_LIMIT);
@@ -256,8 +257,8 @@ long mm_map_pooled(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd
 	if ((flags & MAP_TYPE) == MAP_PRIVATE && prot & PROT_WRITE && !(flags & MAP_NORESERVE) &&
 	    len <= (flags & MAP_ANONYMOUS ? FILL_ANON : FILL_FILE))
 		flags |= MAP_POPULATE;
-	u8 shared = (flags & MAP_TYPE) == MAP_PRIVATE ? 0 : REGION_SHARED;
-	u32 hflags = (flags & ~(u32)(MAP_32BIT | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE)) | MAP_FIXED | mm_map_flags(mm);
+	u8 kind = (u8)(((flags & MAP_TYPE) == MAP_PRIVATE ? 0 : REGION_SHARED) | (flags & MAP_AS_IS ? REGION_AS_IS : 0));
+	u32 hflags = (flags & ~(u32)(MAP_AS_IS | MAP_32BIT | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE)) | MAP_FIXED | mm_map_flags(mm);
 	r = host_call(__NR_mmap, addr, len, host_prot(prot), hflags, fd, offset);
 	if (IS_ERR(r))
 		goto out;
@@ -273,7 +274,7 @@ long mm_map_pooled(struct mm *mm, u64 addr, u64 len, u32 prot, u32 flags, int fd
 	if (pooled)
 		e = mm_insert(mm, (struct region){.start = addr, .end = addr + pooled, .prot = (u8)(prot & 7), .pool = pool});
 	if (!e && pooled < len)
-		e = mm_insert(mm, (struct region){.start = addr + pooled, .end = addr + len, .prot = (u8)(prot & 7), .flags = shared});
+		e = mm_insert(mm, (struct region){.start = addr + pooled, .end = addr + len, .prot = (u8)(prot & 7), .flags = kind});
 	if (e) {
 		take_away(mm, addr, addr + len);
 		host_call(__NR_munmap, addr, len);
@@ -313,12 +314,17 @@ long mm_protect(struct mm *mm, u64 addr, u64 len, u32 prot)
 		return 0;
 	if (addr > PSB_GUEST_LIMIT || len > PSB_GUEST_LIMIT - addr)
 		return -ENOMEM;
-	prot &= ~8u;    /* PROT_SEM means nothing on this machine */
-	if (prot & ~7u) /* PROT_GROWSDOWN and the like: not for memory that does not grow */
+	prot &= ~8u; /* PROT_SEM means nothing on this machine */
+	bool down = prot & PROT_GROWSDOWN;
+	prot &= ~PROT_GROWSDOWN;
+	if (prot & ~7u || (down && (addr < mm->stack_low || addr >= mm->stack_top))) /* only for memory that grows so */
 		return -EINVAL;
 	u64 end = addr + len;
 	lock_acquire(&mm->lock);
 	long r = ensure_room(mm);
+	const struct region *grown = down ? mm_find(mm, addr) : NULL;
+	if (grown)
+		addr = grown->start < mm->stack_low ? mm->stack_low : grown->start, len = end - addr;
 	if (!r && touches_hidden(mm, addr, end))
 		r = -EACCES;
 	if (r)

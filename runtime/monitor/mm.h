@@ -21,12 +21,15 @@
 #define MAP_POPULATE 0x8000
 #define MAP_HUGETLB 0x40000
 #define MAP_FIXED_NOREPLACE 0x100000
+#define MAP_AS_IS 0x80000000u /* ours: the region gets REGION_AS_IS */
+#define PROT_GROWSDOWN 0x01000000u
 
 /* Region flags. */
 #define REGION_HIDDEN 1 /* monitor's own pages below the limit (shim, slots): the guest can neither change nor see them */
 #define REGION_TRAMP 2  /* trampolines of a rewritten ELF: hidden in maps, replaced without objection */
 #define REGION_SHARED 4 /* MAP_SHARED */
 #define REGION_SHM 16   /* attached by shmat: `offset` is 0 at its start */
+#define REGION_AS_IS 32 /* of a file, put where nothing was: see h_mmap() */
 #define REGION_IMAGE 8  /* text mapped from the plan store; `file` says what it stands for */
 
 struct region {

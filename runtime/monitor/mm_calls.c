@@ -16,9 +16,22 @@ static bool on_noexec(int fd)
 	return !host_call(__NR_fstatfs, fd, fs) && fs[10] & ST_NOEXEC;
 }
 
+/* A loader has the kernel choose a place for a file, or reserves one, and puts the segments in there. Who puts a file where nothing was
+ * keeps a map of its own: valgrind, which translates the text that it finds. That must be the file's then, without trampolines. */
+static bool wanted_as_is(struct mm *mm, u64 addr, u32 flags)
+{
+	if (!(flags & MAP_FIXED))
+		return false;
+	lock_acquire(&mm->lock);
+	const struct region *there = mm_find(mm, addr);
+	bool as_is = !there || there->flags & REGION_AS_IS;
+	lock_release(&mm->lock);
+	return as_is;
+}
+
 long h_mmap(struct thread *t, struct call *c)
 {
-	u32 prot = (u32)c->arg[2], flags = (u32)c->arg[3];
+	u32 prot = (u32)c->arg[2], flags = (u32)c->arg[3] & ~MAP_AS_IS;
 	u64 len = c->arg[1];
 	int fd = (int)c->arg[4];
 	if (c->arg[5] % PAGE)
@@ -41,6 +54,10 @@ long h_mmap(struct thread *t, struct call *c)
 	bool none = own < 0; /* the table is full: then without plan and pool, for which it must be the same file */
 	if (none)
 		own = fd;
+	if (wanted_as_is(t->proc->mm, c->arg[0], flags)) {
+		none = true;
+		flags |= MAP_AS_IS;
+	}
 	long r = prot & PROT_EXEC && on_noexec(own) ? -EPERM
 	       : none				    ? mm_map(t->proc->mm, c->arg[0], len, prot, flags, own, c->arg[5])
 						    : plan_map(t->proc, t->proc->mm, c->arg[0], len, prot, flags, own, c->arg[5]);
