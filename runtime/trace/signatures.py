@@ -152,6 +152,7 @@ sched_get_priority_min d
 sched_rr_get_interval d p
 mlock p u
 munlock p u
+mlockall d
 munlockall
 pivot_root path path
 prctl d x x x x

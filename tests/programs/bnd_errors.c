@@ -42,6 +42,13 @@ static void files(void)
 	SHOW(syscall(SYS_readv, file, &v, 1ul << 40));
 	SHOW(syscall(SYS_preadv, file, &v, (1ul << 40) + 1, 0, 0));
 	SHOW(syscall(SYS_readv, file, &v, 1025ul));
+	int ends[2], zero = open("/dev/zero", O_RDONLY);
+	SHOW(pipe(ends));
+	SHOW(syscall(SYS_writev, ends[1], &v, 1ul << 40));
+	SHOW(syscall(SYS_readv, zero, &v, (1ul << 40) + 1));
+	close(ends[0]);
+	close(ends[1]);
+	close(zero);
 	SHOW(syscall(SYS_linkat, AT_FDCWD, "/etc/passwd", AT_FDCWD, "/tmp/x", -1));
 	SHOW(inotify_add_watch(watch, "/none", 0));
 	SHOW(inotify_add_watch(watch, "/none", IN_MOVE));

@@ -113,7 +113,7 @@ long path_readlink(struct thread *t, int dirfd, const char *path, char *buf, u64
 /* "self/fd/N", to be used relative to p->proc_fd. */
 bool capable(u32 capability); /* of the thread: effective */
 bool fd_nonblocking(int fd); /* O_NONBLOCK is set; io.c */
-u64 iovec_total(const struct iovec_k *v, u64 n); /* bytes; io.c */
+u64 iovec_total(const struct iovec_k *v, u32 n); /* bytes; n as the kernel has it: 32 bits of a count. io.c */
 /* wait4 and waitid with these options neither wait nor want the caller's own children: the ring server may ask. wait.c */
 bool wait_only_looks(u64 options);
 void fd_link(char buf[32], int fd);

@@ -62,10 +62,10 @@ static long try_vector(struct thread *t, int fd, const void *iov, u64 n, bool ou
 	return after_try(fd, host_call(out ? __NR_pwritev2 : __NR_preadv2, fd, iov, n, -1l, 0, RWF_NOWAIT));
 }
 
-u64 iovec_total(const struct iovec_k *v, u64 n)
+u64 iovec_total(const struct iovec_k *v, u32 n)
 {
 	u64 sum = 0;
-	for (u64 i = 0; i < n; i++)
+	for (u32 i = 0; i < n; i++)
 		sum += v[i].len;
 	return sum;
 }
