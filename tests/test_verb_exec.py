@@ -230,7 +230,7 @@ def test_process_json_fields(together: list[Runtime]) -> None:
     ours, runcs = seen
     assert ours[0] == runcs[0] == 0
     assert "\n0027\n100\n" in ours[1]
-    # runc 1.1 leaves umask of process.json out; the Go it is built with may raise the soft limit to the hard one, if it is fast enough.
+    # runc 1.1 leaves umask of process.json out; its Go may raise the soft limit to the hard one, if it is fast enough.
     assert ours[1].replace("0027", "0022") == runcs[1].replace("\n200\n", "\n100\n")
 
 
