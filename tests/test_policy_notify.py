@@ -170,10 +170,17 @@ def test_many_processes_ask_at_once(pair: list[Runtime]) -> None:
     assert seen[0] == seen[1] == ("40\n", [MKDIR] * 40)
 
 
+def go_on(call: Call) -> None:
+    try:
+        call.answer(flags=CONTINUE)
+    except FileNotFoundError:
+        pass  # a signal, such as that of a child's end, has interrupted the call: it is made again, and asked about
+
+
 def test_calls_that_make_processes_go_on(pair: list[Runtime]) -> None:
     for runtime in pair:
         names = ("execve", "openat", "read", "close", "clone", "fork", "vfork", "mmap", "exit_group")
-        text, calls = output(runtime, lambda call: call.answer(flags=CONTINUE), "cat /etc/passwd | grep -c root", *names)
+        text, calls = output(runtime, go_on, "cat /etc/passwd | grep -c root", *names)
         assert text == "1\n", runtime.name
         assert OPENAT in calls
 
