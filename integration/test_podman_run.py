@@ -90,7 +90,7 @@ CASES = [
     Case("--cap-add NET_ADMIN --cap-drop CHOWN", "grep Cap /proc/self/status; ip link set lo down && echo down"),
     Case("--cap-add SYS_ADMIN", "mount -t tmpfs x /tmp && echo mounted; umount /tmp"),
     Case("-u 1000 --cap-add NET_ADMIN", "grep Cap /proc/self/status"),
-    Case("--privileged", "unshare -m sh -c 'mount -t tmpfs none /mnt && touch /mnt/x && ls /mnt'; ls /mnt"),
+    Case("--privileged", "mkdir -p /mnt; unshare -m sh -c 'mount -t tmpfs none /mnt && touch /mnt/x && ls /mnt'; ls /mnt"),
     Case("--privileged", "unshare -n ls /sys/class/net"),
     Case("--privileged", "unshare -u sh -c 'hostname inner; hostname'; unshare -i ls /dev/mqueue"),
     Case("--privileged", "grep Cap /proc/self/status; ls /dev | wc -l; mount | grep -c ' /sys'"),
