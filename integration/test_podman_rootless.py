@@ -95,7 +95,11 @@ RUNS = [
     ("-v VOLUME:/v:ro", "touch /v/made", 1),
     ("-v vol-RUNTIME:/n", "touch /n/x; ls /n", 0),
     ("--security-opt no-new-privileges --security-opt unmask=ALL", "grep NoNew /proc/self/status; ls /sys/firmware", 0),
-    ("--privileged", "mkdir -p /mnt; unshare -m sh -c 'mount -t tmpfs none /mnt && touch /mnt/x && ls /mnt'; ls /mnt; unshare -u hostname x", 0),
+    (
+        "--privileged",
+        "mkdir -p /mnt; unshare -m sh -c 'mount -t tmpfs none /mnt && touch /mnt/x && ls /mnt'; ls /mnt; unshare -u hostname x",
+        0,
+    ),
     ("--privileged", "grep Cap /proc/self/status; mount | grep -c ' /proc/'", 1),
     ("--device /dev/fuse", "ls -l /dev/fuse | cut -c1-10; : <>/dev/fuse && echo opened", 0),
     ("--uts host --pid host --network none", "hostname; ps -o args | grep -c '[r]oom_init'", 0),
